@@ -1,0 +1,250 @@
+//! What the actors tell each other: one closed enum per mailbox.
+//!
+//! Orders are imperatives, facts are past tense, both in the receiver's words.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::ids::{ClientName, ExecId, RequestId, SessionId};
+use crate::process::spawn::{Launched, SpawnFault};
+use crate::process::tree::{Orphan, Sample, Swept};
+use crate::process::workspace::Removed;
+use crate::protocol::fault::Fault;
+use crate::protocol::limits::Limits;
+use crate::protocol::request::{OpenSession, Run};
+use crate::stats::Tally;
+
+/// To `worker-k`.
+#[derive(Debug)]
+pub enum ToWorker {
+    Open {
+        session: SessionId,
+        opening: Box<Opening>,
+    },
+    Run {
+        request: RequestId,
+        exec: ExecId,
+        session: SessionId,
+        running: Box<Running>,
+    },
+    Close {
+        request: RequestId,
+        session: SessionId,
+    },
+    /// The connection that opened the session is gone.
+    Abandon {
+        session: SessionId,
+    },
+    /// Nobody can receive the command's answer any more.
+    Cancel {
+        exec: ExecId,
+    },
+    /// Ends a command by SIGKILL, and answers.
+    Kill {
+        request: RequestId,
+        exec: ExecId,
+    },
+    Info {
+        request: RequestId,
+        session: SessionId,
+    },
+    History {
+        request: RequestId,
+        session: SessionId,
+        last: Option<u64>,
+    },
+    /// Its sessions as one fragment of `session.list`: those of a client, or all.
+    List {
+        request: RequestId,
+        client: Option<ClientName>,
+    },
+    /// The socket has taken the last piece of an answer, or of a stream.
+    More {
+        request: RequestId,
+    },
+    /// The rest of an answer is not wanted any more.
+    Forget {
+        request: RequestId,
+    },
+    /// The reaper asks whether the session is idle still; if it is, it closes.
+    CheckIdle {
+        session: SessionId,
+    },
+    Launched {
+        exec: ExecId,
+        launched: Launched,
+    },
+    Probed {
+        session: SessionId,
+        probed: Result<(), SpawnFault>,
+    },
+    Swept {
+        exec: ExecId,
+        swept: Swept,
+    },
+    Sampled {
+        exec: ExecId,
+        sample: Sample,
+    },
+    WorkspaceRemoved {
+        session: SessionId,
+        removed: Removed,
+    },
+    /// The reaper asks which of these orphans belong to commands of this worker.
+    ClaimOrphans {
+        orphans: Arc<[Orphan]>,
+    },
+    /// Ends every command, at once or by way of SIGTERM, and closes every session; answers `WorkerEmpty`.
+    EndAll {
+        at_once: bool,
+    },
+    Stop,
+    /// A fault of ours, injected.
+    #[cfg(test)]
+    Panic {
+        session: SessionId,
+    },
+}
+
+/// A session to open.
+#[derive(Debug)]
+pub struct Opening {
+    /// None: an ephemeral session, opened by the command that it is for.
+    pub request: Option<RequestId>,
+    pub client: ClientName,
+    pub limits: Limits,
+    /// Among all sessions that can be open; its uid, where they come from a pool.
+    pub place: u32,
+    pub spec: OpenSession,
+}
+
+/// A command to run.
+#[derive(Debug)]
+pub struct Running {
+    /// Opens its session first, and closes it behind the command.
+    pub ephemeral: Option<Box<Opening>>,
+    pub limits: Limits,
+    pub spec: Run,
+    /// The request's id as it was sent, where pieces of a stream must name it.
+    pub id: Option<Box<str>>,
+    pub asked_at: Instant,
+}
+
+/// To `gateway`.
+#[derive(Debug)]
+pub enum ToGateway {
+    /// A whole answer's body (`"result":…` or `"error":…`), or its first piece.
+    Answer {
+        request: RequestId,
+        body: Vec<u8>,
+        more: bool,
+    },
+    /// The next piece of an answer.
+    Piece {
+        request: RequestId,
+        body: Vec<u8>,
+        more: bool,
+    },
+    /// One notification line of a stream.
+    Stream {
+        request: RequestId,
+        line: Vec<u8>,
+    },
+    /// A fragment of an answer that several actors make together.
+    Fragment {
+        request: RequestId,
+        body: Vec<u8>,
+    },
+    Refused {
+        request: RequestId,
+        fault: Fault,
+    },
+    SessionOpened {
+        session: SessionId,
+    },
+    SessionGone {
+        session: SessionId,
+        idle: bool,
+    },
+    CommandStarted {
+        exec: ExecId,
+    },
+    CommandGone {
+        exec: ExecId,
+        session: SessionId,
+        end: CommandEnd,
+    },
+    Adopt {
+        stream: std::os::unix::net::UnixStream,
+    },
+    /// No more listening, sessions or commands; answers `Drained` to the reaper when no command runs.
+    Drain,
+    /// Delivers what can be delivered until the deadline, then stops.
+    Stop {
+        deadline: Instant,
+    },
+}
+
+/// How a command left its slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommandEnd {
+    /// It never ran.
+    NotStarted,
+    Finished {
+        status: crate::protocol::record::Status,
+        spawn_us: u64,
+        total_us: u64,
+        bytes_read: u64,
+        bytes_dropped: u64,
+    },
+}
+
+/// To `reaper`.
+#[derive(Debug)]
+pub enum ToReaper {
+    SessionOpened {
+        session: SessionId,
+        worker: usize,
+        idle_ms: u64,
+    },
+    SessionIdleUntil {
+        session: SessionId,
+        due: Instant,
+    },
+    SessionGone {
+        session: SessionId,
+    },
+    /// A command left processes behind, or found some: sweep soon.
+    OrphansSeen,
+    /// A client asked for it.
+    Drain,
+    /// No command runs any more.
+    Drained,
+    /// A worker has ended all its commands and closed all its sessions.
+    WorkerEmpty {
+        worker: usize,
+    },
+    /// The orphans that there are.
+    Orphans {
+        orphans: Vec<Orphan>,
+    },
+    /// All that was owed is written.
+    Delivered,
+    /// A worker's answer to `ClaimOrphans`.
+    OrphansClaimed {
+        pids: Vec<i32>,
+    },
+    Stop,
+}
+
+/// To `stats`.
+#[derive(Debug)]
+pub enum ToStats {
+    Count(Box<Tally>),
+    /// Asks for the whole of `system.stats`; what the gateway counted last comes along, so that the answer has it.
+    Snapshot {
+        request: RequestId,
+        tally: Box<Tally>,
+    },
+    Stop,
+}

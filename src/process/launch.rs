@@ -1,0 +1,177 @@
+//! From what a client asks for to a [`Plan`] for the child. Pure.
+
+use std::ffi::CString;
+
+use nix::libc;
+
+use super::identity::{Variable, search_path};
+use crate::protocol::limits::Limits;
+use crate::protocol::request::Program;
+use crate::sys::clone::{Identity, Plan, c_string};
+
+/// What all children of this daemon have in common, settled at the start.
+#[derive(Debug, Clone)]
+pub struct Common {
+    pub oom_score_adj: i32,
+    pub nice: i32,
+    pub umask: u32,
+    pub no_new_privs: bool,
+    /// Our own hard limits: without the capability a child cannot be given more.
+    pub hard_limits: HardLimits,
+    /// A core pattern that is a pipe runs its handler at a limit of 0, and not at 1.
+    pub core_is_piped: bool,
+    pub nproc: NprocRule,
+    /// Signals that a child has to reset, as in [`Plan::signals`].
+    pub signals: u64,
+}
+
+/// The most that each limit can be set to here.
+#[derive(Debug, Clone, Copy)]
+pub struct HardLimits {
+    pub cpu: u64,
+    pub address_space: u64,
+    pub nproc: u64,
+    pub nofile: u64,
+    pub fsize: u64,
+    pub core: u64,
+}
+
+/// How the number of processes of a command becomes RLIMIT_NPROC, which counts the tasks of a uid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NprocRule {
+    /// The uid is the session's alone.
+    OfSession,
+    /// The uid is shared: so many more than it has now.
+    AboveUid(u32),
+    /// The kernel exempts root.
+    Exempt,
+}
+
+impl Common {
+    /// The plan of a command; without a program, of a trial whether one could start there.
+    pub fn plan(
+        &self,
+        program: Option<&Program>,
+        environment: &[Variable],
+        cwd: &str,
+        limits: &Limits,
+        identity: Option<Identity>,
+    ) -> Plan {
+        let (programs, searched, argv) = program.map(|program| found(program, environment)).unwrap_or_default();
+        Plan {
+            programs,
+            searched,
+            argv,
+            envp: environment.iter().map(|(name, value)| c_string([name.as_bytes(), b"=", value].concat())).collect(),
+            cwd: Some(c_string(cwd)),
+            limits: self.rlimits(limits),
+            nproc: limits.nproc.map(|nproc| nproc.min(self.hard_limits.nproc)),
+            oom_score_adj: (self.oom_score_adj != 0).then(|| c_string(self.oom_score_adj.to_string())),
+            nice: self.nice,
+            umask: self.umask,
+            identity,
+            no_new_privs: self.no_new_privs,
+            signals: self.signals,
+        }
+    }
+
+    /// Soft and hard are the same, for a process may raise a soft limit; but CPU has a second between them, in which
+    /// SIGXCPU names the limit before SIGKILL comes.
+    fn rlimits(&self, limits: &Limits) -> Vec<(u32, u64, u64)> {
+        let hard = &self.hard_limits;
+        let mut all = Vec::with_capacity(5);
+        if let Some(ms) = limits.cpu_ms {
+            let seconds = ms.div_ceil(1000).max(1);
+            all.push((libc::RLIMIT_CPU, seconds.min(hard.cpu), (seconds + 1).min(hard.cpu)));
+        }
+        let core = limits.core_bytes.map(|bytes| if bytes == 0 && self.core_is_piped { 1 } else { bytes });
+        let same = [
+            (libc::RLIMIT_AS, limits.address_space_bytes, hard.address_space),
+            (libc::RLIMIT_NOFILE, limits.nofile, hard.nofile),
+            (libc::RLIMIT_FSIZE, limits.fsize_bytes, hard.fsize),
+            (libc::RLIMIT_CORE, core, hard.core),
+        ];
+        for (resource, value, hard) in same {
+            if let Some(value) = value {
+                all.push((resource, value.min(hard), value.min(hard)));
+            }
+        }
+        all
+    }
+}
+
+/// The paths to try, whether they come from a search, and the arguments.
+fn found(program: &Program, environment: &[Variable]) -> (Vec<CString>, bool, Vec<CString>) {
+    let argv: Vec<&str> = match program {
+        Program::Shell(line) => vec!["/bin/sh", "-c", line],
+        Program::Argv(argv) => argv.iter().map(String::as_str).collect(),
+    };
+    let name = argv.first().copied().unwrap_or_default();
+    let searched = !name.contains('/');
+    let programs = if searched {
+        let folders = search_path(environment).split(|byte| *byte == b':');
+        let within = |folder: &[u8]| match folder {
+            [] => c_string(name),
+            _ => c_string([folder, b"/", name.as_bytes()].concat()),
+        };
+        folders.map(within).collect()
+    } else {
+        vec![c_string(name)]
+    };
+    (programs, searched, argv.into_iter().map(c_string).collect())
+}
+
+/// A working directory as a command means it: below its session's where it is relative.
+pub fn directory(base: &str, asked: Option<&str>) -> String {
+    match asked {
+        None => base.to_owned(),
+        Some(asked) => std::path::Path::new(base).join(asked).to_string_lossy().into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn common(hard: u64) -> Common {
+        Common {
+            oom_score_adj: 500,
+            nice: 0,
+            umask: 0o77,
+            no_new_privs: true,
+            hard_limits: HardLimits {
+                cpu: hard,
+                address_space: hard,
+                nproc: hard,
+                nofile: hard,
+                fsize: hard,
+                core: hard,
+            },
+            core_is_piped: true,
+            nproc: NprocRule::Exempt,
+            signals: u64::MAX,
+        }
+    }
+
+    #[test]
+    fn a_name_is_searched_and_a_path_is_not() {
+        let environment = [("PATH".to_owned(), b"/a::b".to_vec())];
+        let argv = |name: &str| Program::Argv(vec![name.to_owned()]);
+        let (programs, searched, _) = found(&argv("x"), &environment);
+        assert!(searched);
+        assert_eq!(programs, [c_string("/a/x"), c_string("x"), c_string("b/x")]);
+        let (programs, searched, _) = found(&argv("./x"), &environment);
+        assert!(!searched);
+        assert_eq!(programs, [c_string("./x")]);
+    }
+
+    #[test]
+    fn inv13_soft_is_hard_but_for_cpu_and_neither_passes_our_own() {
+        let limits = Limits { cpu_ms: Some(1500), nofile: Some(100), core_bytes: Some(0), ..Limits::default() };
+        assert_eq!(
+            common(u64::MAX).rlimits(&limits),
+            [(libc::RLIMIT_CPU, 2, 3), (libc::RLIMIT_NOFILE, 100, 100), (libc::RLIMIT_CORE, 1, 1)]
+        );
+        assert_eq!(common(50).rlimits(&limits)[1], (libc::RLIMIT_NOFILE, 50, 50));
+    }
+}

@@ -1,0 +1,10 @@
+//! Processes: how a command is started, whom it runs as, what its tree is and how that is ended.
+
+pub mod child;
+pub mod errands;
+pub mod identity;
+pub mod launch;
+pub mod proc;
+pub mod spawn;
+pub mod tree;
+pub mod workspace;

@@ -1,0 +1,196 @@
+//! What /proc tells about processes. Reads only, into buffers of a bounded size.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+/// One line of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub pid: i32,
+    pub state: u8,
+    pub parent: i32,
+    pub group: i32,
+    pub session: i32,
+    /// Clock ticks of the process itself, and of the children that it waited for.
+    pub cpu_ticks: u64,
+    pub threads: u64,
+    /// When it was started; with the pid it names a process for good.
+    pub started: u64,
+    pub vm_bytes: u64,
+    pub rss_bytes: u64,
+}
+
+impl Stat {
+    pub fn is_alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// Longer than any stat line: the name is 64 bytes at most, and there are 50 numbers.
+const STAT_BYTES: usize = 2048;
+
+pub fn stat(pid: i32) -> Option<Stat> {
+    let mut buffer = [0; STAT_BYTES];
+    let text = read(&format!("/proc/{pid}/stat"), &mut buffer)?;
+    parse_stat(text, page_bytes()).map(|found| Stat { pid, ..found })
+}
+
+fn parse_stat(text: &[u8], page_bytes: u64) -> Option<Stat> {
+    let text = std::str::from_utf8(text.get(text.iter().rposition(|byte| *byte == b')')? + 2..)?).ok()?;
+    let fields: Vec<&str> = text.split_ascii_whitespace().take(24).collect();
+    let number = |at: usize| fields.get(at - 3)?.parse::<i64>().ok();
+    Some(Stat {
+        pid: 0,
+        state: *fields.first()?.as_bytes().first()?,
+        parent: number(4)? as i32,
+        group: number(5)? as i32,
+        session: number(6)? as i32,
+        cpu_ticks: (number(14)? + number(15)? + number(16)? + number(17)?).max(0) as u64,
+        threads: number(20)?.max(1) as u64,
+        started: number(22)?.max(0) as u64,
+        vm_bytes: number(23)?.max(0) as u64,
+        rss_bytes: number(24)?.max(0) as u64 * page_bytes,
+    })
+}
+
+pub fn page_bytes() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten().map_or(4096, |bytes| bytes as u64)
+}
+
+/// Clock ticks a second, as `/proc/PID/stat` counts them.
+pub fn ticks_a_second() -> u64 {
+    nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().map_or(100, |ticks| ticks as u64)
+}
+
+/// The real uid of a process.
+pub fn uid(pid: i32) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(format!("/proc/{pid}")).ok().map(|facts| facts.uid())
+}
+
+/// Bytes of an environment that are looked at: ours stands first, as it was put there first.
+const ENVIRON_BYTES: usize = 16 * 1024;
+
+/// The line of a process's first environment that begins so.
+pub fn environ_line(pid: i32, start: &[u8]) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; ENVIRON_BYTES];
+    let text = read(&format!("/proc/{pid}/environ"), &mut buffer)?;
+    text.split(|byte| *byte == 0).find(|line| line.starts_with(start)).map(<[u8]>::to_vec)
+}
+
+/// The children of all threads of a process.
+pub fn children(pid: i32, threads: u64) -> Vec<i32> {
+    if threads <= 1 {
+        return listed(&format!("/proc/{pid}/task/{pid}/children"));
+    }
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    tasks.flatten().flat_map(|task| listed(&format!("{}/children", task.path().display()))).collect()
+}
+
+fn listed(path: &str) -> Vec<i32> {
+    let mut text = String::new();
+    let _ = File::open(path).map(|file| file.take(CHILDREN_BYTES).read_to_string(&mut text));
+    numbers(text.as_bytes())
+}
+
+/// More children than this at a time are taken in the next turn.
+const CHILDREN_BYTES: u64 = 64 * 1024;
+
+fn numbers(text: &[u8]) -> Vec<i32> {
+    text.split(|byte| !byte.is_ascii_digit())
+        .filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+        .collect()
+}
+
+/// Signals that this process ignores or has a handler for; bit N-1 for signal N. All, where that cannot be read.
+pub fn own_signals() -> u64 {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return u64::MAX };
+    let mask = |name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    mask("SigIgn:").zip(mask("SigCgt:")).map_or(u64::MAX, |(ignored, caught)| ignored | caught)
+}
+
+/// Every process of the host.
+pub fn all_pids() -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Tasks (threads) of a uid on this host.
+pub fn tasks_of(uid: u32) -> u64 {
+    all_pids().into_iter().filter(|pid| self::uid(*pid) == Some(uid)).filter_map(stat).map(|stat| stat.threads).sum()
+}
+
+/// The children of our own main thread. It never starts a command, so they are orphans that the kernel gave us as the
+/// nearest subreaper: what outlived its parent. An empty list proves that no orphan is left anywhere.
+#[derive(Debug)]
+pub struct Adopted {
+    list: Option<File>,
+}
+
+impl Adopted {
+    pub fn open() -> Self {
+        let own = std::process::id();
+        Adopted { list: File::open(format!("/proc/{own}/task/{own}/children")).ok() }
+    }
+
+    /// Whether there is certainly no orphan. One system call; a kernel without the list never proves it.
+    pub fn is_empty(&self) -> bool {
+        let mut buffer = [0; 16];
+        self.list.as_ref().is_some_and(|list| matches!(list.read_at(&mut buffer, 0), Ok(0)))
+    }
+
+    pub fn pids(&self) -> Vec<i32> {
+        let Some(list) = &self.list else {
+            let own = std::process::id() as i32;
+            return all_pids().into_iter().filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == own)).collect();
+        };
+        let mut text = vec![0; CHILDREN_BYTES as usize];
+        let mut read = 0;
+        while let Ok(more) = list.read_at(&mut text[read..], read as u64) {
+            read += more;
+            if more == 0 || read == text.len() {
+                break;
+            }
+        }
+        numbers(&text[..read])
+    }
+}
+
+fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut file = File::open(path).ok()?;
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read(&mut buffer[read..]) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(_) => return None,
+        }
+    }
+    Some(&buffer[..read])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_does_not_shift_the_fields() {
+        let line = b"42 (a) b (c)) S 1 40 39 0 -1 4194560 99 0 0 0 7 5 3 1 20 0 6 0 123 8192 2 18446744073709551615 0";
+        let stat = parse_stat(line, 4096).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.group, stat.session), (b'S', 1, 40, 39));
+        assert_eq!((stat.cpu_ticks, stat.threads, stat.started), (16, 6, 123));
+        assert_eq!((stat.vm_bytes, stat.rss_bytes), (8192, 8192));
+    }
+
+    #[test]
+    fn our_own_process_is_found() {
+        let own = std::process::id() as i32;
+        assert!(stat(own).unwrap().is_alive());
+        assert!(all_pids().contains(&own));
+        assert!(tasks_of(uid(own).unwrap()) >= 1);
+    }
+}

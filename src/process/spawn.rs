@@ -1,0 +1,124 @@
+//! Starting a command: its pipes, its child, and what is told of it.
+//!
+//! Runs on the worker that hosts the command (see `worker::relief` for a start that hangs), and on an errand's thread
+//! for a trial. Commands are children of these threads and die with them, for parent-death signals follow the thread:
+//! both live as long as the runtime.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::{Gid, Uid, fchown, pipe2};
+
+use super::child::Child;
+use super::launch::NprocRule;
+use super::proc;
+use crate::sys::clone::{Plan, Report, Stack, Stage, clone_child};
+
+/// How a command's descriptors 0 to 2 are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Wiring {
+    pub stdin: bool,
+    pub merge_stderr: bool,
+}
+
+/// What the starter knows, and whoever may take the worker over, of a start that is under way.
+#[derive(Debug, Default)]
+pub struct Ticket {
+    pub report: Report,
+    /// The worker has given the command up: do not start it any more.
+    pub cancelled: AtomicBool,
+}
+
+/// How a start went.
+pub type Launched = Result<Started, SpawnFault>;
+
+/// A command that passed its exec, and our ends of its pipes.
+#[derive(Debug)]
+pub struct Started {
+    pub child: Child,
+    pub stdin: Option<OwnedFd>,
+    pub stdout: OwnedFd,
+    pub stderr: Option<OwnedFd>,
+    pub took: Duration,
+}
+
+/// A command that never ran: at which step, and why.
+#[derive(Debug, Clone, Copy)]
+pub struct SpawnFault {
+    pub stage: Stage,
+    pub errno: Errno,
+}
+
+/// What every start needs.
+pub struct Spawner {
+    nproc: NprocCount,
+    /// What a command without input of its own reads.
+    stdin: OwnedFd,
+}
+
+impl Spawner {
+    pub fn new(nproc: NprocRule, stdin: OwnedFd) -> Self {
+        let (tasks, counted_ms) = (AtomicU64::new(0), AtomicU64::new(0));
+        Spawner { nproc: NprocCount { rule: nproc, tasks, counted_ms, start: Instant::now() }, stdin }
+    }
+
+    /// Starts a command and returns after its exec. All signals must be blocked on this thread: a child inherits the
+    /// mask, and clears it itself after its handlers are gone.
+    pub fn spawn(&self, mut plan: Plan, wiring: Wiring, ticket: &Ticket, stack: &mut Stack) -> Launched {
+        let since = Instant::now();
+        let pipes_failed = |errno| SpawnFault { stage: Stage::Pipes, errno };
+        plan.nproc = self.nproc.limit(plan.nproc);
+        let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(pipes_failed);
+        let (stdout, stdout_child) = pipe()?;
+        let (stderr, stderr_child) =
+            if wiring.merge_stderr { (None, None) } else { pipe().map(|(r, w)| (Some(r), Some(w)))? };
+        let (stdin_child, stdin) = if wiring.stdin { pipe().map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
+        for ours in [Some(&stdout), stderr.as_ref(), stdin.as_ref()].into_iter().flatten() {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(pipes_failed)?;
+        }
+        if let Some(identity) = plan.identity {
+            // The command may then open /dev/stdout, as it may where it runs as we do.
+            for theirs in [Some(&stdout_child), stderr_child.as_ref(), stdin_child.as_ref()].into_iter().flatten() {
+                fchown(theirs, Some(Uid::from_raw(identity.uid)), Some(Gid::from_raw(identity.gid)))
+                    .map_err(pipes_failed)?;
+            }
+        }
+        if ticket.cancelled.load(Ordering::Acquire) {
+            return Err(SpawnFault { stage: Stage::Fork, errno: Errno::ECANCELED });
+        }
+        let stdio = [
+            stdin_child.as_ref().unwrap_or(&self.stdin).as_raw_fd(),
+            stdout_child.as_raw_fd(),
+            stderr_child.as_ref().unwrap_or(&stdout_child).as_raw_fd(),
+        ];
+        let cloned = clone_child(&plan, stdio, stack, &ticket.report);
+        let cloned = cloned.map_err(|(stage, errno)| SpawnFault { stage, errno })?;
+        Ok(Started { child: Child::new(cloned.pid, cloned.pidfd), stdin, stdout, stderr, took: since.elapsed() })
+    }
+}
+
+/// The value of RLIMIT_NPROC where a uid is shared. Counting a uid's tasks means reading all of /proc, so a count is
+/// good for a second.
+struct NprocCount {
+    rule: NprocRule,
+    tasks: AtomicU64,
+    counted_ms: AtomicU64,
+    start: Instant,
+}
+
+impl NprocCount {
+    fn limit(&self, nproc: Option<u64>) -> Option<u64> {
+        let NprocRule::AboveUid(uid) = self.rule else { return nproc };
+        let nproc = nproc?;
+        let now_ms = self.start.elapsed().as_millis() as u64 + 1;
+        let counted_ms = self.counted_ms.load(Ordering::Relaxed);
+        if counted_ms == 0 || now_ms - counted_ms > 1000 {
+            self.tasks.store(proc::tasks_of(uid), Ordering::Relaxed);
+            self.counted_ms.store(now_ms, Ordering::Relaxed);
+        }
+        Some(self.tasks.load(Ordering::Relaxed).saturating_add(nproc))
+    }
+}

@@ -1,0 +1,186 @@
+//! The process tree of a command: what belongs to it, what it uses, and how what is left of it is ended.
+//!
+//! Runs on an errand thread, for reading /proc may block. While a command's main process lives its tree hangs below
+//! it; afterwards its orphans are children of our main thread, for we are a subreaper, and the rest hangs below them.
+
+use std::collections::HashSet;
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
+
+use super::proc::{self, Adopted, Stat};
+use crate::sys::clone::kill_all_of;
+use crate::sys::process::{pidfd_open, pidfd_signal};
+
+/// By what a process is known to belong to a command.
+#[derive(Debug, Clone)]
+pub struct Marks {
+    /// Its main process, which leads a session and a process group of its own.
+    pub leader: i32,
+    /// `COFFERDAM_EXEC=…` as it stood in its first environment.
+    pub environ: Vec<u8>,
+    /// A uid that no other command runs under now.
+    pub uid: Option<u32>,
+    /// What earlier sweeps have killed: dead, it shows no other mark.
+    pub killed: Vec<Named>,
+}
+
+/// A process by its number and the time of its start, which no other ever has.
+pub type Named = (i32, u64);
+
+/// Processes of one command looked at in one turn; what is beyond is found in the next.
+const PROCESSES_MAX: usize = 4096;
+
+impl Marks {
+    /// The cheap marks first: the environment is read only of what hides its session and group.
+    pub fn own(&self, stat: &Stat) -> bool {
+        stat.session == self.leader
+            || stat.group == self.leader
+            || self.killed.contains(&(stat.pid, stat.started))
+            || (self.uid.is_some() && proc::uid(stat.pid) == self.uid)
+            || (stat.is_alive() && proc::environ_line(stat.pid, EXEC_MARK).is_some_and(|line| line == self.environ))
+    }
+
+    /// Whether an orphan that was looked at already is one of these.
+    pub fn claim(&self, orphan: &Orphan) -> bool {
+        let Orphan { stat, uid, mark } = orphan;
+        let by_number = self.leader != 0 && (stat.session == self.leader || stat.group == self.leader);
+        let by_uid = self.uid.is_some() && *uid == self.uid;
+        by_number || by_uid || mark.as_ref() == Some(&self.environ)
+    }
+}
+
+const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
+
+/// A process that outlived its parent, and the `COFFERDAM_EXEC` of its first environment.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    pub stat: Stat,
+    pub uid: Option<u32>,
+    pub mark: Option<Vec<u8>>,
+}
+
+impl Orphan {
+    /// Commands lead sessions of their own, and never join that of the program that runs them.
+    pub fn is_of_another_session(&self) -> bool {
+        nix::unistd::getsid(None).is_ok_and(|own| own.as_raw() != self.stat.session)
+    }
+
+    /// Whether it was dead, and is gone now.
+    pub fn reap(&self) -> bool {
+        reap(self.stat.pid)
+    }
+}
+
+/// Reaps an orphan if it is dead; never waits.
+#[allow(clippy::disallowed_methods, reason = "a named child of our main thread, which starts none")]
+pub fn reap(orphan: i32) -> bool {
+    waitpid(Pid::from_raw(orphan), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some())
+}
+
+/// Every orphan there is, dead ones included.
+pub fn census(adopted: &Adopted) -> Vec<Orphan> {
+    let orphan = |stat: Stat| Orphan { uid: proc::uid(stat.pid), mark: proc::environ_line(stat.pid, EXEC_MARK), stat };
+    adopted.pids().into_iter().filter_map(proc::stat).map(orphan).collect()
+}
+
+/// The processes that stand below this one.
+pub fn descendants(leader: i32) -> Vec<Named> {
+    let tree = with_descendants(proc::stat(leader).into_iter().collect());
+    let below = tree.iter().filter(|stat| stat.pid != leader && stat.is_alive());
+    below.map(|stat| (stat.pid, stat.started)).collect()
+}
+
+/// What one sweep found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Swept {
+    /// There is no orphan at all: the tree is certainly gone.
+    Proven,
+    /// None of the tree was seen. One scan can miss a process that forks again and again.
+    NoneSeen,
+    /// These were killed, and may be dying still.
+    Killed(Vec<Named>),
+}
+
+/// Kills what is left of a tree whose main process has ended: stops it first, so that it forks no further.
+pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
+    if adopted.is_empty() {
+        return Swept::Proven;
+    }
+    let pids = adopted.pids();
+    let orphans: Vec<Stat> = pids.iter().copied().filter_map(proc::stat).filter(|stat| marks.own(stat)).collect();
+    for dead in orphans.iter().filter(|stat| !stat.is_alive()) {
+        reap(dead.pid);
+    }
+    let tree = with_descendants(orphans);
+    let alive: Vec<&Stat> = tree.iter().filter(|stat| stat.is_alive()).collect();
+    if let (Some(uid), false) = (marks.uid, alive.is_empty()) {
+        // One call that nothing can outrun, where the uid is this command's alone.
+        kill_all_of(uid);
+    }
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for stat in &alive {
+            signal_exactly(stat, signal);
+        }
+    }
+    if !alive.is_empty() {
+        return Swept::Killed(alive.iter().map(|stat| (stat.pid, stat.started)).collect());
+    }
+    // Two readings that are the same have missed nothing: whatever forks and ends meanwhile changes the list.
+    let proven = (tree.is_empty() && adopted.pids() == pids) || adopted.is_empty();
+    if proven { Swept::Proven } else { Swept::NoneSeen }
+}
+
+/// Signals a process found in /proc, unless its number means another one by now.
+pub fn signal_exactly(stat: &Stat, signal: Signal) {
+    let Ok(pidfd) = pidfd_open(Pid::from_raw(stat.pid)) else { return };
+    if proc::stat(stat.pid).is_some_and(|now| now.started == stat.started) {
+        let _ = pidfd_signal(&pidfd, signal);
+    }
+}
+
+/// These processes and all below them.
+fn with_descendants(roots: Vec<Stat>) -> Vec<Stat> {
+    let mut seen: HashSet<i32> = roots.iter().map(|stat| stat.pid).collect();
+    let mut tree = roots;
+    let mut at = 0;
+    while at < tree.len() && tree.len() < PROCESSES_MAX {
+        let parent = tree[at];
+        at += 1;
+        if !parent.is_alive() {
+            continue;
+        }
+        let children = proc::children(parent.pid, parent.threads);
+        tree.extend(children.into_iter().filter(|pid| seen.insert(*pid)).filter_map(proc::stat));
+    }
+    tree
+}
+
+/// What a running tree uses now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sample {
+    pub rss_bytes: u64,
+    /// The largest address space of one process.
+    pub vm_bytes: u64,
+    pub cpu_ms: u64,
+    /// Processes beside the main one.
+    pub descendants: u64,
+}
+
+/// Adds up a tree whose main process is alive, orphans included.
+pub fn sample(marks: &Marks, adopted: &Adopted) -> Sample {
+    let mut roots: Vec<Stat> = proc::stat(marks.leader).into_iter().collect();
+    if !adopted.is_empty() {
+        roots.extend(adopted.pids().into_iter().filter_map(proc::stat).filter(|stat| marks.own(stat)));
+    }
+    let tree = with_descendants(roots);
+    let alive = tree.iter().filter(|stat| stat.is_alive());
+    let ticks: u64 = tree.iter().map(|stat| stat.cpu_ticks).sum();
+    Sample {
+        rss_bytes: alive.clone().map(|stat| stat.rss_bytes).sum(),
+        vm_bytes: alive.clone().map(|stat| stat.vm_bytes).max().unwrap_or(0),
+        cpu_ms: ticks * 1000 / proc::ticks_a_second(),
+        descendants: alive.filter(|stat| stat.pid != marks.leader).count() as u64,
+    }
+}

@@ -1,0 +1,297 @@
+//! JSON out: objects written straight into a buffer, and outputs encoded piece by piece. Pure.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// An object that is being written; [`Object::end`] closes it.
+pub struct Object<'a> {
+    out: &'a mut Vec<u8>,
+    first: bool,
+}
+
+impl<'a> Object<'a> {
+    pub fn begin(out: &'a mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Object { out, first: true }
+    }
+
+    pub fn end(self) {
+        self.out.push(b'}');
+    }
+
+    fn key(&mut self, key: &str) -> &mut Vec<u8> {
+        if !std::mem::take(&mut self.first) {
+            self.out.push(b',');
+        }
+        string(self.out, key);
+        self.out.push(b':');
+        self.out
+    }
+
+    pub fn str(&mut self, key: &str, value: &str) {
+        string(self.key(key), value);
+    }
+
+    pub fn opt_str(&mut self, key: &str, value: Option<&str>) {
+        match value {
+            Some(value) => self.str(key, value),
+            None => self.null(key),
+        }
+    }
+
+    pub fn int(&mut self, key: &str, value: impl Into<i128>) {
+        integer(self.key(key), value.into());
+    }
+
+    pub fn opt_int(&mut self, key: &str, value: Option<impl Into<i128>>) {
+        match value {
+            Some(value) => self.int(key, value),
+            None => self.null(key),
+        }
+    }
+
+    pub fn bool(&mut self, key: &str, value: bool) {
+        self.key(key).extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    pub fn null(&mut self, key: &str) {
+        self.key(key).extend_from_slice(b"null");
+    }
+
+    /// A number of milliseconds from microseconds, with at most three decimals.
+    pub fn ms(&mut self, key: &str, micros: u64) {
+        let out = self.key(key);
+        integer(out, i128::from(micros / 1000));
+        let rest = micros % 1000;
+        if rest > 0 {
+            let digits = format!(".{rest:03}");
+            out.extend_from_slice(digits.trim_end_matches('0').as_bytes());
+        }
+    }
+
+    pub fn float(&mut self, key: &str, value: f64) {
+        let text = if value.is_finite() { format!("{value}") } else { "null".to_owned() };
+        self.key(key).extend_from_slice(text.as_bytes());
+    }
+
+    /// A value that is JSON already.
+    pub fn raw(&mut self, key: &str, json: &[u8]) {
+        self.key(key).extend_from_slice(json);
+    }
+
+    pub fn object(&mut self, key: &str) -> Object<'_> {
+        Object::begin(self.key(key))
+    }
+
+    pub fn strings<'s>(&mut self, key: &str, values: impl IntoIterator<Item = &'s str>) {
+        let out = self.key(key);
+        out.push(b'[');
+        for (at, value) in values.into_iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            string(out, value);
+        }
+        out.push(b']');
+    }
+}
+
+fn integer(out: &mut Vec<u8>, value: i128) {
+    use std::io::Write;
+    let _ = write!(out, "{value}"); // a Vec takes all that is written
+}
+
+/// Appends a JSON string, quotes included.
+pub fn string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    escape(out, text.as_bytes());
+    out.push(b'"');
+}
+
+/// Appends UTF-8 text with what JSON wants escaped.
+fn escape(out: &mut Vec<u8>, text: &[u8]) {
+    let mut plain = 0;
+    for (at, &byte) in text.iter().enumerate() {
+        let width = ESCAPED_BYTES[usize::from(byte)];
+        if width == 1 {
+            continue;
+        }
+        out.extend_from_slice(&text[plain..at]);
+        plain = at + 1;
+        let short = match byte {
+            b'"' | b'\\' => byte,
+            b'\n' => b'n',
+            b'\r' => b'r',
+            b'\t' => b't',
+            0x08 => b'b',
+            0x0c => b'f',
+            _ => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+                continue;
+            }
+        };
+        out.extend_from_slice(&[b'\\', short]);
+    }
+    out.extend_from_slice(&text[plain..]);
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// How many bytes each byte of a text takes within a JSON string.
+const ESCAPED_BYTES: [u8; 256] = {
+    let mut table = [1u8; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        table[byte] = 6;
+        byte += 1;
+    }
+    let short = [b'"', b'\\', b'\n', b'\r', b'\t', 0x08, 0x0c];
+    let mut at = 0;
+    while at < short.len() {
+        table[short[at] as usize] = 2;
+        at += 1;
+    }
+    table
+};
+
+/// How bytes of an output stand in JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    Utf8,
+    Base64,
+}
+
+impl Encoding {
+    pub fn name(self) -> &'static str {
+        match self {
+            Encoding::Utf8 => "utf8",
+            Encoding::Base64 => "base64",
+        }
+    }
+
+    /// Text where it is valid UTF-8 and no longer than its base64: an answer never exceeds 1.4 times the bytes.
+    pub fn of(bytes: &[u8], always_base64: bool) -> Encoding {
+        if always_base64 || std::str::from_utf8(bytes).is_err() {
+            return Encoding::Base64;
+        }
+        let text: usize = bytes.iter().map(|&byte| usize::from(ESCAPED_BYTES[usize::from(byte)])).sum();
+        if text <= bytes.len().div_ceil(3) * 4 { Encoding::Utf8 } else { Encoding::Base64 }
+    }
+}
+
+/// A JSON value that is encoded as it is asked for: written parts, and outputs between them.
+#[derive(Debug, Default)]
+pub struct Body {
+    parts: std::collections::VecDeque<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    bytes: Vec<u8>,
+    at: usize,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    Escaped,
+    Base64,
+}
+
+/// Of an output encoded at once. A multiple of 3, so that base64 needs no padding before the end.
+const CHUNK_BYTES: usize = 24 * 1024;
+
+impl Body {
+    pub fn json(&mut self, bytes: Vec<u8>) {
+        self.push(bytes, Form::Json);
+    }
+
+    /// An output, quotes included.
+    pub fn output(&mut self, bytes: Vec<u8>, encoding: Encoding) {
+        self.json(b"\"".to_vec());
+        match encoding {
+            Encoding::Utf8 => self.push(bytes, Form::Escaped),
+            Encoding::Base64 => self.push(bytes, Form::Base64),
+        }
+        self.json(b"\"".to_vec());
+    }
+
+    fn push(&mut self, bytes: Vec<u8>, form: Form) {
+        self.parts.push_back(Part { bytes, at: 0, form });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    /// Appends about `want` bytes more, or all that is left.
+    pub fn encode(&mut self, want: usize, out: &mut Vec<u8>) {
+        let until = out.len() + want;
+        while out.len() < until {
+            let Some(part) = self.parts.front_mut() else { return };
+            let end = part.bytes.len().min(part.at + CHUNK_BYTES);
+            let chunk = &part.bytes[part.at..end];
+            match part.form {
+                Form::Json => out.extend_from_slice(chunk),
+                Form::Escaped => escape(out, chunk),
+                Form::Base64 => out.extend_from_slice(STANDARD.encode(chunk).as_bytes()),
+            }
+            part.at = end;
+            if end == part.bytes.len() {
+                self.parts.pop_front();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(body: &mut Body, want: usize) -> String {
+        let mut out = Vec::new();
+        while !body.is_empty() {
+            body.encode(want, &mut out);
+        }
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn text_stays_text_unless_its_json_is_longer_than_base64() {
+        assert_eq!(Encoding::of(b"hi\n", false), Encoding::Utf8);
+        assert_eq!(Encoding::of(b"", false), Encoding::Utf8);
+        assert_eq!(Encoding::of("ä€😀".as_bytes(), false), Encoding::Utf8);
+        assert_eq!(Encoding::of(b"\n\n\n", false), Encoding::Base64);
+        assert_eq!(Encoding::of(b"\0", false), Encoding::Base64);
+        assert_eq!(Encoding::of(b"\xff", false), Encoding::Base64);
+        assert_eq!(Encoding::of(b"hi\n", true), Encoding::Base64);
+    }
+
+    #[test]
+    fn pieces_join_to_the_whole() {
+        let text: String = "a\"\\\n\u{1}\u{7f}é".repeat(10_000);
+        let mut body = Body::default();
+        body.json(b"[".to_vec());
+        body.output(text.clone().into_bytes(), Encoding::Utf8);
+        body.json(b",".to_vec());
+        body.output(text.clone().into_bytes(), Encoding::Base64);
+        body.json(b"]".to_vec());
+        let [plain, coded]: [String; 2] = serde_json::from_str(&all(&mut body, 1)).unwrap();
+        assert_eq!(plain, text);
+        assert_eq!(STANDARD.decode(coded).unwrap(), text.as_bytes());
+    }
+
+    #[test]
+    fn milliseconds_keep_three_decimals_at_most() {
+        let mut out = Vec::new();
+        let mut object = Object::begin(&mut out);
+        for micros in [0, 1, 1930, 2_000_000, 1_050] {
+            object.ms("t", micros);
+        }
+        object.end();
+        assert_eq!(out, br#"{"t":0,"t":0.001,"t":1.93,"t":2000,"t":1.05}"#);
+    }
+}

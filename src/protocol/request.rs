@@ -1,0 +1,363 @@
+//! Calls: a method with its params, typed and checked. Pure.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use serde_json::value::RawValue;
+
+use super::envelope::ID_BYTES_MAX;
+use super::fault::{Fault, Reason};
+use super::json::{self, Fields, MembersError};
+use super::limits::{Limits, LimitsAsked};
+use crate::config::Config;
+use crate::ids::{ExecId, SessionId};
+
+/// A session as a client names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRef {
+    pub id: Option<SessionId>,
+    pub text: Box<str>,
+}
+
+/// A command as a client names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecRef {
+    pub id: Option<ExecId>,
+    pub text: Box<str>,
+}
+
+/// A method with its params, checked as far as they can be without knowing the sessions.
+#[derive(Debug)]
+pub enum Call {
+    Ping,
+    Info,
+    Stats,
+    /// Statistics each so many milliseconds.
+    Subscribe {
+        interval_ms: u64,
+    },
+    Unsubscribe,
+    Drain,
+    Open(Box<OpenSession>),
+    Close(SessionRef),
+    List,
+    SessionInfo(SessionRef),
+    History {
+        session: SessionRef,
+        last: Option<u64>,
+    },
+    Run(Box<Run>),
+    Kill(ExecRef),
+}
+
+/// `session.open`.
+#[derive(Debug, Default)]
+pub struct OpenSession {
+    pub name: Option<String>,
+    pub cwd: Option<String>,
+    pub env: Vec<(String, String)>,
+    pub clear_env: bool,
+    pub limits: LimitsAsked,
+    /// None: the configured time.
+    pub idle_ms: Option<u64>,
+    pub persist: bool,
+}
+
+/// `exec.run`.
+#[derive(Debug)]
+pub struct Run {
+    pub session: Option<SessionRef>,
+    pub program: Program,
+    pub cwd: Option<String>,
+    pub env: Vec<(String, String)>,
+    pub stdin: Option<Vec<u8>>,
+    pub timeout_ms: u64,
+    pub stall_timeout_ms: Option<u64>,
+    pub kill_grace_ms: u64,
+    pub limits: LimitsAsked,
+    pub output_limit_bytes: usize,
+    pub keep: Keep,
+    pub kill_on_output_limit: bool,
+    pub merge_stderr: bool,
+    pub base64: bool,
+    pub stream: bool,
+    /// A disconnect does not cancel it.
+    pub finish_on_disconnect: bool,
+}
+
+#[derive(Debug)]
+pub enum Program {
+    /// For `/bin/sh -c`.
+    Shell(String),
+    Argv(Vec<String>),
+}
+
+/// Which part of an output that is too long is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    Tail,
+    Head,
+    Both,
+}
+
+/// The longest name of a session.
+const NAME_BYTES_MAX: usize = 128;
+
+impl Call {
+    pub fn parse(method: &str, params: Option<&RawValue>, config: &Config) -> Result<Call, Fault> {
+        let fields = |accepted| Fields::of("", params, accepted);
+        match method {
+            "system.ping" => fields(&[]).map(|_| Call::Ping),
+            "system.info" => fields(&[]).map(|_| Call::Info),
+            "system.stats" => fields(&[]).map(|_| Call::Stats),
+            "system.subscribe" => {
+                let fields = fields(&["interval_ms"])?;
+                let interval = fields.integer("interval_ms", 100..=60_000)?;
+                let interval = interval.ok_or_else(|| fields.wrong("interval_ms", "is missing"))?;
+                Ok(Call::Subscribe { interval_ms: interval.unsigned_abs() })
+            }
+            "system.unsubscribe" => fields(&[]).map(|_| Call::Unsubscribe),
+            "system.drain" => fields(&[]).map(|_| Call::Drain),
+            "session.open" => OpenSession::parse(params, config).map(|open| Call::Open(Box::new(open))),
+            "session.close" => session_ref(&fields(&["session"])?).map(Call::Close),
+            "session.list" => fields(&[]).map(|_| Call::List),
+            "session.info" => session_ref(&fields(&["session"])?).map(Call::SessionInfo),
+            "session.history" => {
+                let fields = fields(&["session", "last"])?;
+                let last = fields.integer("last", 1..=i64::MAX)?.map(i64::unsigned_abs);
+                Ok(Call::History { session: session_ref(&fields)?, last })
+            }
+            "exec.kill" => {
+                let fields = fields(&["exec"])?;
+                let text = fields.text("exec")?.ok_or_else(|| fields.wrong("exec", "is missing"))?;
+                if text.len() > ID_BYTES_MAX {
+                    return Err(fields.wrong("exec", format!("is longer than {ID_BYTES_MAX} bytes")));
+                }
+                Ok(Call::Kill(ExecRef { id: ExecId::parse(&text), text: text.into_owned().into_boxed_str() }))
+            }
+            "exec.run" => Run::parse(params, config).map(|run| Call::Run(Box::new(run))),
+            _ => {
+                let shown: String = method.chars().take(64).collect();
+                Err(Fault::new(Reason::MethodNotFound, format!("there is no method {shown}")))
+            }
+        }
+    }
+}
+
+fn session_ref(fields: &Fields) -> Result<SessionRef, Fault> {
+    optional_session(fields)?.ok_or_else(|| fields.wrong("session", "is missing"))
+}
+
+fn optional_session(fields: &Fields) -> Result<Option<SessionRef>, Fault> {
+    let Some(text) = fields.text("session")? else { return Ok(None) };
+    if text.len() > ID_BYTES_MAX {
+        return Err(fields.wrong("session", format!("is longer than {ID_BYTES_MAX} bytes")));
+    }
+    Ok(Some(SessionRef { id: SessionId::parse(&text), text: text.into_owned().into_boxed_str() }))
+}
+
+impl OpenSession {
+    fn parse(params: Option<&RawValue>, config: &Config) -> Result<OpenSession, Fault> {
+        let fields = Fields::of(
+            "",
+            params,
+            &["name", "cwd", "env", "clear_env", "limits", "idle_s", "persist", "shell", "budget"],
+        )?;
+        let name = fields.text("name")?.map(Cow::into_owned);
+        if name.as_ref().is_some_and(|name| name.len() > NAME_BYTES_MAX) {
+            return Err(fields.wrong("name", format!("is longer than {NAME_BYTES_MAX} bytes")));
+        }
+        if fields.raw("shell").is_some_and(|raw| raw.get() != "false") {
+            return Err(later(&fields, "shell"));
+        }
+        if fields.raw("budget").is_some_and(|raw| raw.get() != "{}") {
+            return Err(later(&fields, "budget"));
+        }
+        Ok(OpenSession {
+            name,
+            cwd: directory(&fields)?,
+            env: environment(&fields)?,
+            clear_env: fields.bool("clear_env")?.unwrap_or(false),
+            limits: Limits::asked(&fields)?,
+            idle_ms: fields.millis("idle_s", (config.sessions.max_idle_sec * 1000.0) as u64)?,
+            persist: fields.bool("persist")?.unwrap_or(false),
+        })
+    }
+}
+
+const RUN_FIELDS: [&str; 21] = [
+    "session",
+    "cmd",
+    "argv",
+    "cwd",
+    "env",
+    "stdin",
+    "stdin_b64",
+    "timeout_s",
+    "stall_timeout_s",
+    "kill_grace_ms",
+    "limits",
+    "output_limit_bytes",
+    "output_keep",
+    "on_output_limit",
+    "merge_stderr",
+    "encoding",
+    "stream",
+    "on_disconnect",
+    "queue_ms",
+    "pty",
+    "key",
+];
+
+impl Run {
+    fn parse(params: Option<&RawValue>, config: &Config) -> Result<Run, Fault> {
+        let commands = &config.commands;
+        let fields = Fields::of("", params, &RUN_FIELDS)?;
+        for absent in ["pty", "key"] {
+            if fields.raw(absent).is_some() {
+                return Err(later(&fields, absent));
+            }
+        }
+        if fields.integer("queue_ms", 0..=i64::MAX)?.is_some_and(|ms| ms > 0) {
+            return Err(later(&fields, "queue_ms"));
+        }
+        let max_timeout_ms = (commands.max_timeout_s * 1000.0) as u64;
+        let output_most = i64::try_from(commands.max_output_bytes).unwrap_or(i64::MAX);
+        Ok(Run {
+            session: optional_session(&fields)?,
+            program: program(&fields)?,
+            cwd: directory(&fields)?,
+            env: environment(&fields)?,
+            stdin: stdin(&fields, commands.max_stdin_bytes)?,
+            timeout_ms: fields
+                .millis("timeout_s", max_timeout_ms)?
+                .unwrap_or((commands.default_timeout_s * 1000.0) as u64),
+            stall_timeout_ms: fields.millis("stall_timeout_s", max_timeout_ms)?,
+            kill_grace_ms: fields
+                .integer("kill_grace_ms", 0..=GRACE_MS_MAX)?
+                .map_or(commands.kill_grace_ms, i64::unsigned_abs),
+            limits: Limits::asked(&fields)?,
+            output_limit_bytes: fields.integer("output_limit_bytes", 0..=output_most)?.unwrap_or(output_most) as usize,
+            keep: fields
+                .word("output_keep", &[("tail", Keep::Tail), ("head", Keep::Head), ("both", Keep::Both)])?
+                .unwrap_or(Keep::Tail),
+            kill_on_output_limit: fields.word("on_output_limit", &[("truncate", false), ("kill", true)])? == Some(true),
+            merge_stderr: fields.bool("merge_stderr")?.unwrap_or(false),
+            base64: fields.word("encoding", &[("auto", false), ("base64", true)])? == Some(true),
+            stream: fields.bool("stream")?.unwrap_or(false),
+            finish_on_disconnect: fields.word("on_disconnect", &[("cancel", false), ("finish", true)])? == Some(true),
+        })
+    }
+}
+
+/// A field of the protocol that this version has no means for; its default, or null, is as good as absent.
+fn later(fields: &Fields, name: &str) -> Fault {
+    fields.wrong(name, "this version takes its default only")
+}
+
+/// A grace longer than an hour is a mistake.
+const GRACE_MS_MAX: i64 = 3_600_000;
+
+fn program(fields: &Fields) -> Result<Program, Fault> {
+    match (fields.c_text("cmd")?, fields.raw("argv")) {
+        (Some(cmd), None) => Ok(Program::Shell(cmd.into_owned())),
+        (None, Some(argv)) => {
+            let wrong = |what: &str| fields.wrong("argv", what);
+            if !argv.get().starts_with('[') {
+                return Err(wrong("must be an array of strings"));
+            }
+            let argv: Vec<String> =
+                serde_json::from_str(argv.get()).map_err(|_| wrong("must be an array of strings"))?;
+            match argv.first() {
+                None => Err(wrong("must not be empty")),
+                Some(program) if program.is_empty() => Err(wrong("its first string, the program, must not be empty")),
+                _ if argv.iter().any(|word| word.contains('\0')) => Err(wrong("must not hold a NUL character")),
+                Some(_) => Ok(Program::Argv(argv)),
+            }
+        }
+        (Some(_), Some(_)) => Err(fields.wrong("argv", "give cmd or argv, not both")),
+        (None, None) => Err(fields.wrong("cmd", "give cmd (for /bin/sh -c) or argv (an array)")),
+    }
+}
+
+fn directory(fields: &Fields) -> Result<Option<String>, Fault> {
+    match fields.c_text("cwd")? {
+        Some(cwd) if cwd.is_empty() => Err(fields.wrong("cwd", "must not be empty")),
+        cwd => Ok(cwd.map(Cow::into_owned)),
+    }
+}
+
+fn environment(fields: &Fields) -> Result<Vec<(String, String)>, Fault> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    let Some(raw) = fields.raw("env") else { return Ok(found) };
+    let read = json::members(raw.get(), |name, value| {
+        if name.is_empty() || name.contains(['=', '\0']) {
+            return Err("a name must not be empty or hold = or NUL".to_owned());
+        }
+        match json::text(value) {
+            Some(value) if !value.contains('\0') => {
+                found.push((name.into_owned(), value.into_owned()));
+                Ok(())
+            }
+            _ => Err(format!("{}: must be a string without NUL", name.chars().take(64).collect::<String>())),
+        }
+    });
+    match read {
+        Ok(()) => {}
+        Err(MembersError::Refused(what)) => return Err(fields.wrong("env", what)),
+        Err(_) => return Err(fields.wrong("env", "must be an object of strings")),
+    }
+    found.sort_unstable();
+    match found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => {
+            Err(fields.wrong("env", format!("{} stands twice", pair[0].0.chars().take(64).collect::<String>())))
+        }
+        None => Ok(found),
+    }
+}
+
+fn stdin(fields: &Fields, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
+    let bytes = match (fields.text("stdin")?, fields.text("stdin_b64")?) {
+        (Some(_), Some(_)) => return Err(fields.wrong("stdin_b64", "give stdin or stdin_b64, not both")),
+        (Some(text), None) => text.into_owned().into_bytes(),
+        (None, Some(coded)) => base64::engine::general_purpose::STANDARD
+            .decode(coded.as_bytes())
+            .map_err(|error| fields.wrong("stdin_b64", format!("is not base64: {error}")))?,
+        (None, None) => return Ok(None),
+    };
+    if bytes.len() as u64 > bytes_max {
+        let message = format!("stdin has {} bytes; at most {bytes_max} are accepted", bytes.len());
+        return Err(Fault::new(Reason::StdinTooLarge, message).number("limit", bytes_max as i64));
+    }
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exec_run_names_the_field_at_fault() {
+        let config = Config::default();
+        let field = |params: &str| {
+            let raw: &RawValue = serde_json::from_str(params).unwrap();
+            let fault = Call::parse("exec.run", Some(raw), &config).unwrap_err();
+            fault.message.split(':').next().unwrap().to_owned()
+        };
+        assert_eq!(field("{}"), "cmd");
+        assert_eq!(field(r#"{"cmd":"a","argv":["a"]}"#), "argv");
+        assert_eq!(field(r#"{"argv":[]}"#), "argv");
+        assert_eq!(field(r#"{"argv":[""]}"#), "argv");
+        assert_eq!(field(r#"{"argv":["a\u0000"]}"#), "argv");
+        assert_eq!(field(r#"{"argv":[1]}"#), "argv");
+        assert_eq!(field(r#"{"cmd":"a","timeout_s":0}"#), "timeout_s");
+        assert_eq!(field(r#"{"cmd":"a","timeout_s":1e9}"#), "timeout_s");
+        assert_eq!(field(r#"{"cmd":"a","env":{"":"x"}}"#), "env");
+        assert_eq!(field(r#"{"cmd":"a","env":{"A":"x","A":"y"}}"#), "env");
+        assert_eq!(field(r#"{"cmd":"a","env":["A"]}"#), "env");
+        assert_eq!(field(r#"{"cmd":"a","stdin_b64":"*"}"#), "stdin_b64");
+        assert_eq!(field(r#"{"cmd":"a","output_keep":"middle"}"#), "output_keep");
+        assert_eq!(field(r#"{"cmd":"a","limits":{"cpu_sec":0}}"#), "limits.cpu_sec");
+        assert_eq!(field(r#"{"cmd":"a","stdin":"\ud800"}"#), "stdin");
+    }
+}

@@ -1,0 +1,442 @@
+//! Runs on the main thread of the runtime (on `reaper` where a program embeds us). Owns the signals, the adopted
+//! orphans, idle expiry, and the order of the shutdown. Starts no process, so that all children of its thread are
+//! orphans; blocks in its poll alone.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::{Pid, getppid};
+
+use crate::deadlines::Deadlines;
+use crate::ids::SessionId;
+use crate::mailbox::{Inbox, Mailbox};
+use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::process::errands::Errand;
+use crate::process::tree::{Named, Orphan, reap, signal_exactly};
+use crate::stats::Tally;
+use crate::worker::Relief;
+
+pub const INBOX: Token = Token(0);
+const SIGNALS: Token = Token(1);
+
+/// A sweep that found something is followed by another this soon.
+const SWEEP_AGAIN: Duration = Duration::from_millis(20);
+/// After this the shutdown goes on without what could not be ended.
+const ENDING_MAX: Duration = Duration::from_secs(15);
+/// What was answered at last has so long at least to be delivered.
+const DELIVERY_MIN: Duration = Duration::from_secs(2);
+
+/// Whom the reaper gives orders.
+pub struct Links {
+    pub workers: Vec<Mailbox<ToWorker>>,
+    pub gateway: Mailbox<ToGateway>,
+    pub stats: crossbeam_channel::Sender<ToStats>,
+    pub relief: Arc<Relief>,
+    pub own: Mailbox<ToReaper>,
+}
+
+/// What the reaper goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    pub sweep_every: Duration,
+    pub drain: Duration,
+    /// The process is ours alone: every orphan is ours to end and to reap.
+    pub exclusive: bool,
+    /// The guard, while there is one.
+    pub guard: Option<Pid>,
+}
+
+pub struct Reaper {
+    poll: Poll,
+    inbox: Inbox<ToReaper>,
+    links: Links,
+    policy: Policy,
+    signals: Option<Signals>,
+    /// Sessions by id, and the worker that knows whether they are idle.
+    sessions: HashMap<SessionId, usize>,
+    idle: Deadlines<SessionId>,
+    next_sweep: Instant,
+    /// A census is under way.
+    counting: bool,
+    claims: Option<Claims>,
+    /// Orphans that nobody claimed at the last sweep: one may have been looked at in the middle of its exec.
+    suspects: HashSet<Named>,
+    /// Dead orphans of the last sweep, where the process is not ours alone.
+    strangers: HashSet<Named>,
+    phase: Phase,
+    drain_began: Option<Instant>,
+    empty: HashSet<usize>,
+    tally: Tally,
+}
+
+/// Orphans that the workers are asked about.
+struct Claims {
+    orphans: Arc<[Orphan]>,
+    missing: usize,
+    claimed: HashSet<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Commands may finish until then.
+    Draining {
+        until: Instant,
+    },
+    /// Commands are being ended, sessions closed.
+    Ending {
+        until: Instant,
+    },
+    /// What was answered at last is delivered.
+    Delivering {
+        until: Instant,
+    },
+    Over,
+}
+
+impl Reaper {
+    pub fn new(
+        poll: Poll,
+        inbox: Inbox<ToReaper>,
+        links: Links,
+        policy: Policy,
+        signals: Option<Signals>,
+    ) -> std::io::Result<Self> {
+        if let Some(signals) = &signals {
+            use std::os::fd::AsRawFd;
+            poll.registry().register(&mut SourceFd(&signals.wake.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        }
+        Ok(Reaper {
+            poll,
+            inbox,
+            links,
+            next_sweep: Instant::now() + policy.sweep_every,
+            policy,
+            signals,
+            sessions: HashMap::new(),
+            idle: Deadlines::default(),
+            counting: false,
+            claims: None,
+            suspects: HashSet::new(),
+            strangers: HashSet::new(),
+            phase: Phase::Serving,
+            drain_began: None,
+            empty: HashSet::new(),
+            tally: Tally::default(),
+        })
+    }
+
+    /// Until everything is closed and said.
+    pub fn run(mut self) {
+        if self.signals.is_some() {
+            let _ = SigSet::empty().thread_set_mask();
+            self.watch_children(false);
+        }
+        let mut events = Events::with_capacity(8);
+        while self.phase != Phase::Over {
+            let timeout = self.timeout(Instant::now());
+            if let Err(error) = self.poll.poll(&mut events, Some(timeout))
+                && error.kind() != std::io::ErrorKind::Interrupted
+            {
+                log::error!("the reaper cannot poll: {error}");
+            }
+            self.inbox.disarm();
+            while let Some(message) = self.inbox.next() {
+                self.on(message);
+            }
+            self.take_signals();
+            self.expire(Instant::now());
+        }
+    }
+
+    fn timeout(&self, now: Instant) -> Duration {
+        let phase = match self.phase {
+            Phase::Draining { until } | Phase::Ending { until } | Phase::Delivering { until } => {
+                Some(until.saturating_duration_since(now))
+            }
+            Phase::Serving | Phase::Over => None,
+        };
+        let sweep = self.next_sweep.saturating_duration_since(now);
+        [self.idle.wait(now), phase].into_iter().flatten().min().map_or(sweep, |wait| wait.min(sweep))
+    }
+
+    fn on(&mut self, message: ToReaper) {
+        match message {
+            ToReaper::SessionOpened { session, worker, idle_ms } => {
+                self.sessions.insert(session, worker);
+                self.idle.set(session, Instant::now() + Duration::from_millis(idle_ms));
+            }
+            ToReaper::SessionIdleUntil { session, due } => {
+                if self.sessions.contains_key(&session) {
+                    self.idle.set(session, due);
+                }
+            }
+            ToReaper::SessionGone { session } => {
+                self.sessions.remove(&session);
+                self.idle.clear(&session);
+            }
+            ToReaper::OrphansSeen => {
+                self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
+                self.watch_children(true);
+                self.reap_dead();
+            }
+            ToReaper::Orphans { orphans } => self.counted(orphans),
+            ToReaper::OrphansClaimed { pids } => self.claimed(pids),
+            ToReaper::Drain => self.drain(),
+            ToReaper::Drained => {
+                if matches!(self.phase, Phase::Draining { .. }) {
+                    self.end(false);
+                }
+            }
+            ToReaper::WorkerEmpty { worker } => {
+                self.empty.insert(worker);
+                if self.empty.len() == self.links.workers.len() {
+                    self.deliver();
+                }
+            }
+            ToReaper::Delivered => self.phase = Phase::Over,
+            ToReaper::Stop => self.end(true),
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(session) = self.idle.pop_due(now) {
+            // One that is closed already is a late reminder.
+            if let Some(worker) = self.sessions.get(&session) {
+                self.links.workers[*worker].tell(ToWorker::CheckIdle { session });
+            }
+        }
+        match self.phase {
+            Phase::Draining { until } if now >= until => self.end(false),
+            Phase::Ending { until } if now >= until => {
+                log::error!("not everything could be ended; the daemon stops all the same");
+                self.deliver();
+            }
+            Phase::Delivering { until } if now >= until => self.phase = Phase::Over,
+            Phase::Draining { .. } | Phase::Ending { .. } | Phase::Delivering { .. } | Phase::Serving | Phase::Over => {
+            }
+        }
+        if now >= self.next_sweep {
+            self.sweep(now);
+        }
+    }
+
+    // Shutdown.
+
+    fn take_signals(&mut self) {
+        let Some(signals) = &mut self.signals else { return };
+        let seen = signals.take();
+        if seen.child {
+            self.reap_dead();
+        }
+        if seen.reload {
+            log::warn!("SIGHUP: this version reads its configuration at the start only; restart it to change anything");
+        }
+        if !seen.stop {
+            return;
+        }
+        if self.policy.guard.is_some_and(|guard| getppid() != guard) {
+            log::error!("the guard is gone; everything is ended at once");
+            return self.end(true);
+        }
+        match self.phase {
+            Phase::Serving => self.drain(),
+            Phase::Draining { .. } | Phase::Ending { .. } => {
+                log::info!("a second signal: everything is ended at once");
+                self.end(true);
+            }
+            Phase::Delivering { .. } => self.phase = Phase::Over,
+            Phase::Over => {}
+        }
+    }
+
+    /// Everything is ended: the gateway says so when all answers are out, and is not waited for much longer than the
+    /// commands would have been.
+    fn deliver(&mut self) {
+        // A worker may say more than once that it is empty.
+        if matches!(self.phase, Phase::Delivering { .. } | Phase::Over) {
+            return;
+        }
+        let until =
+            (self.drain_began.unwrap_or_else(Instant::now) + self.policy.drain).max(Instant::now() + DELIVERY_MIN);
+        self.phase = Phase::Delivering { until };
+        self.links.gateway.tell(ToGateway::Stop { deadline: until });
+    }
+
+    fn drain(&mut self) {
+        if self.phase == Phase::Serving {
+            log::info!("draining: no new session or command, {} s for what runs", self.policy.drain.as_secs_f64());
+            self.drain_began = Some(Instant::now());
+            self.phase = Phase::Draining { until: Instant::now() + self.policy.drain };
+            self.links.gateway.tell(ToGateway::Drain);
+        }
+    }
+
+    fn end(&mut self, at_once: bool) {
+        if self.phase == Phase::Serving {
+            self.links.gateway.tell(ToGateway::Drain);
+        }
+        if matches!(self.phase, Phase::Delivering { .. } | Phase::Over) {
+            return;
+        }
+        if !matches!(self.phase, Phase::Ending { .. }) {
+            self.phase = Phase::Ending { until: Instant::now() + ENDING_MAX };
+        }
+        for worker in &self.links.workers {
+            worker.tell(ToWorker::EndAll { at_once });
+        }
+    }
+
+    // Orphans.
+
+    fn sweep(&mut self, now: Instant) {
+        self.tally.sweeps += 1;
+        self.next_sweep = now + self.policy.sweep_every;
+        if self.links.relief.errands.no_orphans() {
+            self.watch_children(false);
+        } else if !std::mem::replace(&mut self.counting, true) {
+            self.watch_children(true);
+            self.links.relief.errands.submit(Errand::Census { reaper: self.links.own.clone() });
+            self.links.relief.watch();
+        }
+        self.tally.report(&self.links.stats);
+    }
+
+    /// A dead orphan takes a place among its uid's processes until it is reaped.
+    #[allow(clippy::disallowed_methods, reason = "reaps named orphans, which nobody else waits for")]
+    /// SIGCHLD comes for every command, and is wanted for orphans alone: where there is none it stays blocked, and
+    /// costs nobody a wake-up.
+    fn watch_children(&self, on: bool) {
+        if self.signals.is_some() {
+            let set: SigSet = [Signal::SIGCHLD].into_iter().collect();
+            let _ = if on { set.thread_unblock() } else { set.thread_block() };
+        }
+    }
+
+    fn reap_dead(&mut self) {
+        if self.links.relief.errands.no_orphans() {
+            return self.watch_children(false);
+        }
+        for pid in self.links.relief.errands.orphans() {
+            if reap(pid) {
+                self.tally.zombies_reaped += 1;
+            }
+        }
+    }
+
+    /// Dead orphans are reaped; the workers are asked whose the living are.
+    #[allow(clippy::disallowed_methods, reason = "reaps named orphans, which nobody else waits for")]
+    fn counted(&mut self, orphans: Vec<Orphan>) {
+        self.counting = false;
+        let (alive, dead): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|orphan| orphan.stat.is_alive());
+        if self.policy.exclusive {
+            for orphan in &dead {
+                if orphan.reap() {
+                    self.tally.zombies_reaped += 1;
+                }
+            }
+            if !dead.is_empty() {
+                self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
+            }
+        } else {
+            self.reap_strangers(&dead);
+        }
+        // In a program that embeds us, only what bears our mark is known to be ours.
+        let ours = |orphan: &Orphan| self.policy.exclusive || orphan.mark.is_some();
+        let orphans: Arc<[Orphan]> = alive.into_iter().filter(ours).collect();
+        if orphans.is_empty() || self.claims.is_some() {
+            return;
+        }
+        let missing = self.links.workers.len();
+        self.claims = Some(Claims { orphans: orphans.clone(), missing, claimed: HashSet::new() });
+        for worker in &self.links.workers {
+            worker.tell(ToWorker::ClaimOrphans { orphans: orphans.clone() });
+        }
+    }
+
+    /// In a program that embeds us, a dead orphan bears no mark any more. What is known of it is that our commands'
+    /// sessions are never the program's own; and a child of the program itself would have been waited for by the next
+    /// sweep.
+    fn reap_strangers(&mut self, dead: &[Orphan]) {
+        let before = std::mem::take(&mut self.strangers);
+        for orphan in dead.iter().filter(|orphan| orphan.is_of_another_session()) {
+            let name = (orphan.stat.pid, orphan.stat.started);
+            if !before.contains(&name) {
+                self.strangers.insert(name);
+            } else if orphan.reap() {
+                self.tally.zombies_reaped += 1;
+            }
+        }
+    }
+
+    /// What belongs to no command that lives is killed.
+    fn claimed(&mut self, pids: Vec<i32>) {
+        let Some(claims) = &mut self.claims else { return };
+        claims.claimed.extend(pids);
+        claims.missing -= 1;
+        if claims.missing > 0 {
+            return;
+        }
+        let Some(claims) = self.claims.take() else { return };
+        let before = std::mem::take(&mut self.suspects);
+        for orphan in claims.orphans.iter().filter(|orphan| !claims.claimed.contains(&orphan.stat.pid)) {
+            let name = (orphan.stat.pid, orphan.stat.started);
+            if !before.contains(&name) {
+                self.suspects.insert(name);
+                self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
+                continue;
+            }
+            log::info!("pid={} is an orphan of no command that runs; it is killed", orphan.stat.pid);
+            signal_exactly(&orphan.stat, Signal::SIGKILL);
+            self.tally.orphans_killed += 1;
+            self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
+        }
+    }
+}
+
+/// The signals of the daemon, delivered through a descriptor to the poll that waits for them.
+pub struct Signals {
+    wake: UnixStream,
+    stop: Arc<AtomicBool>,
+    reload: Arc<AtomicBool>,
+    child: Arc<AtomicBool>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    stop: bool,
+    reload: bool,
+    child: bool,
+}
+
+impl Signals {
+    /// `hangup_stops`: SIGHUP is the end of a terminal, not a wish for another configuration.
+    pub fn install(hangup_stops: bool) -> std::io::Result<Signals> {
+        use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+        let (wake, ring) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        let (stop, reload, child): (Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicBool>) = Default::default();
+        let hangup = if hangup_stops { &stop } else { &reload };
+        for (signal, flag) in [(SIGTERM, &stop), (SIGINT, &stop), (SIGQUIT, &stop), (SIGHUP, hangup), (SIGCHLD, &child)]
+        {
+            // The flag first: whoever is woken finds it set.
+            signal_hook::flag::register(signal, flag.clone())?;
+            signal_hook::low_level::pipe::register(signal, ring.try_clone()?)?;
+        }
+        Ok(Signals { wake, stop, reload, child })
+    }
+
+    fn take(&mut self) -> Seen {
+        let mut rung = [0; 64];
+        while matches!(self.wake.read(&mut rung), Ok(1..)) {}
+        let seen = |flag: &AtomicBool| flag.swap(false, Ordering::AcqRel);
+        Seen { stop: seen(&self.stop), reload: seen(&self.reload), child: seen(&self.child) }
+    }
+}

@@ -1,0 +1,282 @@
+//! The runtime: in a process of its own as the daemon, or inside of another program.
+
+mod assembly;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::unistd::getppid;
+
+use self::assembly::{Parts, build, system};
+use crate::client::{Client, ClientError, Record, Run};
+use crate::config::Config;
+use crate::enforcement::{self, Host};
+use crate::gateway::ListenError;
+use crate::mailbox::Mailbox;
+use crate::message::{ToGateway, ToReaper};
+use crate::protocol::encode::Object;
+use crate::threads::{Joinable, thread};
+
+/// A thread that has not ended by then is left behind: the process ends anyway.
+const JOIN_MAX: Duration = Duration::from_secs(5);
+
+/// What an embedding program may choose beside the configuration.
+#[derive(Debug, Default)]
+pub struct Options {
+    /// What commands read that have no input of their own; default: `/dev/null`.
+    pub stdin: Option<OwnedFd>,
+    /// The process has no children but those of the runtime: then every orphan that it adopts is ended and reaped.
+    pub exclusive: bool,
+    /// SIGTERM, SIGINT and SIGQUIT stop the runtime; a guard that is gone ends it.
+    pub signals: bool,
+    /// SIGHUP stops it too.
+    pub hangup_stops: bool,
+    /// Records tell how large address spaces were (`usage.max_vm_bytes`).
+    pub watch_vm: bool,
+}
+
+/// Why the runtime could not start. Reads as one clause.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration cannot be honoured on this host.
+    Config(String),
+    /// An address or a socket's path that cannot be listened on.
+    Listen(ListenError),
+    /// The step that failed, and how.
+    System(&'static str, io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            StartError::Config(what) => f.write_str(what),
+            StartError::Listen(error) => error.fmt(f),
+            StartError::System(step, error) => write!(f, "cannot {step}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The runtime in this process: start it, be its client, stop it.
+///
+/// It makes the process a child subreaper, so that what commands leave behind is adopted and ended. Dropping it stops
+/// it: commands are ended, sessions closed.
+///
+/// ```no_run
+/// use cofferdam::{Config, Runtime};
+/// use cofferdam::client::Run;
+///
+/// let mut config = Config::default();
+/// config.listen = None; // nobody but us
+/// let runtime = Runtime::start(config)?;
+/// let record = runtime.submit(&Run::cmd("echo hi"))?;
+/// assert_eq!(record.stdout.as_deref(), Some("hi\n"));
+/// runtime.stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Runtime {
+    gateway: Mailbox<ToGateway>,
+    reaper: Mailbox<ToReaper>,
+    reaper_thread: Option<Joinable>,
+    parts: Option<Parts>,
+    address: Option<SocketAddr>,
+}
+
+impl Runtime {
+    /// Starts all threads; when it returns, listeners accept.
+    ///
+    /// # Errors
+    /// A configuration that cannot be honoured here, an address in use, or a system that is out of something.
+    pub fn start(config: Config) -> Result<Runtime, StartError> {
+        Runtime::start_with(config, Options::default())
+    }
+
+    /// Starts all threads, with more choices.
+    ///
+    /// # Errors
+    /// As [`Runtime::start`].
+    pub fn start_with(config: Config, options: Options) -> Result<Runtime, StartError> {
+        let (reaper, parts) = build(&config, options)?;
+        let (gateway, own, address) = (parts.gateway.clone(), parts.reaper.clone(), parts.address);
+        let reaper_thread = system("start a thread", thread("reaper".into(), move || reaper.run()))?;
+        Ok(Runtime { gateway, reaper: own, reaper_thread: Some(reaper_thread), parts: Some(parts), address })
+    }
+
+    /// A client over a pair of sockets; it is `uid:N` of this process, an admin.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn connect(&self) -> io::Result<Client> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.gateway.tell(ToGateway::Adopt { stream: theirs });
+        Ok(Client::from_unix_stream(ours))
+    }
+
+    /// Runs one command and waits for its record.
+    ///
+    /// # Errors
+    /// What the runtime refuses, with its reason; or no descriptor for the connection.
+    pub fn submit(&self, run: &Run) -> Result<Record, ClientError> {
+        let mut client =
+            self.connect().map_err(|error| ClientError::Io { step: "connect to the runtime".into(), error })?;
+        client.run(run)
+    }
+
+    /// Where the TCP listener is, if there is one.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Ends every command at once, closes every session, and waits until all threads have ended.
+    pub fn stop(mut self) {
+        self.take_down();
+    }
+
+    fn take_down(&mut self) {
+        let Some(parts) = self.parts.take() else { return };
+        self.reaper.tell(ToReaper::Stop);
+        if let Some(reaper) = self.reaper_thread.take() {
+            reaper.join(Instant::now() + 4 * JOIN_MAX);
+        }
+        parts.join();
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.take_down();
+    }
+}
+
+/// Runs the daemon on this, the main, thread of the runtime process, until it is told to stop; its exit code.
+pub fn serve(config: Config) -> i32 {
+    let logging = match crate::logging::start("info") {
+        Ok(logging) => logging,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("cofferdam serve: cannot start to log: {error}"));
+            return 1;
+        }
+    };
+    let code = serve_logged(config);
+    logging.flush();
+    code
+}
+
+fn serve_logged(config: Config) -> i32 {
+    let guard = getppid();
+    let options = Options { exclusive: true, signals: true, ..Options::default() };
+    let (reaper, parts) = match build(&config, options) {
+        Ok(built) => built,
+        Err(error) => {
+            log::error!("{error}");
+            return if matches!(error, StartError::Config(_)) { 2 } else { 1 };
+        }
+    };
+    tell_start(&config, parts.address);
+    let mut ready = Vec::new();
+    let mut line = Object::begin(&mut ready);
+    line.bool("ready", true);
+    line.int("pid", guard.as_raw());
+    line.opt_str("listen", parts.address.map(|address| address.to_string()).as_deref());
+    line.opt_str("unix_socket", config.unix_socket.as_ref().map(|path| path.to_string_lossy()).as_deref());
+    line.end();
+    say(&mut io::stdout(), &String::from_utf8_lossy(&ready));
+    reaper.run();
+    parts.join();
+    log::info!("stopped");
+    0
+}
+
+/// One line; a sink that is closed is no reason to stop.
+fn say(to: &mut impl Write, line: &str) {
+    let _ = to.write_all(format!("{line}\n").as_bytes()).and_then(|()| to.flush());
+}
+
+/// What an operator looks for at three in the morning: where it listens, who can reach it, what does not bind.
+fn tell_start(config: &Config, address: Option<SocketAddr>) {
+    log::info!("cofferdam {} pid={}", env!("CARGO_PKG_VERSION"), std::process::id());
+    if let Some(address) = address {
+        log::info!("listening on {address}; without authentication every process of this host can reach it");
+        let request = r#"{"id":1,"method":"exec.run","params":{"cmd":"echo hi"}}"#;
+        log::info!("try: printf '%s\\n' '{request}' | nc -N {} {}", address.ip(), address.port());
+    }
+    if let Some(path) = &config.unix_socket {
+        log::info!("listening on {}, mode {:04o}", path.display(), config.unix_socket_mode.0);
+    }
+    for row in enforcement::report(config, &Host::probe()) {
+        let note = row.note.as_deref().unwrap_or("it cannot bind on this host");
+        if row.cannot_bind() {
+            log::warn!("{} = {} does not bind: {note}", row.name, row.configured);
+        } else if row.name == "run_as" && row.note.is_some() {
+            log::info!("{}: {note}", row.name);
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test's own threads")]
+mod tests {
+    use super::*;
+    use crate::client::OpenSession;
+    use crate::ids::SessionId;
+    use crate::message::ToWorker;
+
+    fn alone() -> Config {
+        let mut config = Config { listen: None, ..Config::default() };
+        config.children.run_as = crate::config::RunAs::Same;
+        config
+    }
+
+    #[test]
+    fn inv5_a_panic_ends_its_session_with_internal_and_nothing_else() {
+        let runtime = Runtime::start(alone()).unwrap();
+        let (mut first, mut second) = (runtime.connect().unwrap(), runtime.connect().unwrap());
+        let faulty = first.open(&OpenSession::default()).unwrap().session;
+        let other = second.open(&OpenSession::default()).unwrap().session;
+        let workers = &runtime.parts.as_ref().unwrap().workers;
+        let id = SessionId::parse(&faulty).unwrap();
+        let running = std::thread::spawn({
+            let faulty = faulty.clone();
+            move || first.run(&Run::cmd("sleep 60").in_session(faulty))
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !second.session_info(&faulty).is_ok_and(|info| info.busy) {
+            assert!(Instant::now() < deadline, "the command does not start");
+        }
+        workers[id.0 as usize % workers.len()].tell(ToWorker::Panic { session: id });
+        let error = running.join().unwrap().unwrap_err();
+        assert_eq!(error.refused().map(|refused| refused.reason.as_str()), Some("INTERNAL"));
+        assert!(second.session_info(&faulty).is_err());
+        let record = second.run(&Run::cmd("echo on").in_session(other)).unwrap();
+        assert_eq!(record.stdout.as_deref(), Some("on\n"));
+        let stats: serde_json::Value = serde_json::from_str(second.stats().unwrap().get()).unwrap();
+        assert_eq!(stats["commands"]["running"], 0);
+        assert_eq!(stats["sessions"]["current"], 1);
+        runtime.stop();
+    }
+
+    #[test]
+    fn inv15_nothing_is_left_of_a_runtime_that_has_stopped() {
+        let runtime = Runtime::start(alone()).unwrap();
+        let record = runtime.submit(&Run::cmd("setsid sleep 60 & echo hi")).unwrap();
+        assert_eq!((record.stdout.as_deref(), record.descendants_killed), (Some("hi\n"), 1));
+        let mut client = runtime.connect().unwrap();
+        let running = std::thread::spawn(move || client.run(&Run::cmd("sleep 60")));
+        let mut watcher = runtime.connect().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let stats: serde_json::Value = serde_json::from_str(watcher.stats().unwrap().get()).unwrap();
+            if stats["commands"]["running"] == 1 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the command does not start");
+        }
+        runtime.stop();
+        let record = running.join().unwrap().unwrap();
+        assert_eq!(record.status, crate::protocol::record::Status::Shutdown);
+    }
+}

@@ -1,0 +1,267 @@
+//! Builds the actors from a configuration, connects them, and takes them down again.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::unbounded;
+use mio::Poll;
+use nix::unistd::getppid;
+
+use super::{JOIN_MAX, Options, StartError};
+use crate::config::Config;
+use crate::enforcement::{self, Host};
+use crate::gateway::{self, Desk, Gateway, Listeners};
+use crate::mailbox::{Mailbox, mailbox};
+use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::process::errands::Errands;
+use crate::process::identity::{BaseEnvironment, Policy, UidRange};
+use crate::process::launch::{Common, HardLimits, NprocRule};
+use crate::process::spawn::Spawner;
+use crate::process::workspace::Workspaces;
+use crate::protocol::encode::Object;
+use crate::reaper::{self, Reaper, Signals};
+use crate::stats::Stats;
+use crate::threads::{Joinable, thread};
+use crate::worker::{self, Pool, Relief, Setup, Worker};
+
+/// What is left to join when the reaper has ended.
+pub(super) struct Parts {
+    pub gateway: Mailbox<ToGateway>,
+    pub reaper: Mailbox<ToReaper>,
+    pub stats: crossbeam_channel::Sender<ToStats>,
+    pub relief: Arc<Relief>,
+    pub workers: Vec<Mailbox<ToWorker>>,
+    pub gateway_thread: Joinable,
+    pub threads: Vec<Joinable>,
+    pub stats_thread: Joinable,
+    pub exclusive: bool,
+    pub _uids: Option<UidRange>,
+    pub address: Option<SocketAddr>,
+}
+
+impl Parts {
+    pub fn join(self) {
+        let deadline = Instant::now() + JOIN_MAX;
+        // The gateway ends by itself, and needs the workers until then.
+        self.gateway_thread.join(deadline);
+        for worker in &self.workers {
+            worker.tell(ToWorker::Stop);
+        }
+        self.relief.stop();
+        for thread in self.threads {
+            thread.join(deadline);
+        }
+        let _ = self.stats.send(ToStats::Stop);
+        self.stats_thread.join(deadline);
+        if self.exclusive {
+            // No thread is left that could own a child but this one.
+            crate::guard::end_children();
+        } else {
+            // Whatever is dead of our commands; the program's own children are of its own session.
+            for orphan in self.relief.errands.census() {
+                if !orphan.stat.is_alive() && orphan.is_of_another_session() {
+                    orphan.reap();
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn system<T>(step: &'static str, result: io::Result<T>) -> Result<T, StartError> {
+    result.map_err(|error| StartError::System(step, error))
+}
+
+/// Builds every actor and starts all but the reaper, which the caller runs.
+pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts), StartError> {
+    let poll = || system("make a poll", Poll::new());
+    let (gateway_poll, reaper_poll) = (poll()?, poll()?);
+    // Before any thread: it changes the umask for a moment.
+    let listeners = Listeners::open(config, gateway_poll.registry()).map_err(StartError::Listen)?;
+    let address = listeners.tcp_address();
+    let policy = Policy::of_config(&config.children).map_err(StartError::Config)?;
+    let uids = match policy {
+        Policy::Pool { base } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
+        Policy::Same | Policy::As { .. } => None,
+    };
+    let signals = options.signals.then(|| Signals::install(options.hangup_stops)).transpose();
+    let signals = system("listen to signals", signals)?;
+    let guard = options.signals.then(getppid);
+    if let Err(errno) = nix::sys::prctl::set_child_subreaper(true) {
+        return Err(StartError::System("become a subreaper", errno.into()));
+    }
+    if let Some(folder) = &config.state_dir {
+        system("make the state_dir", make_private(folder))?;
+    }
+    let run = system("read /dev/urandom", random_name())?;
+    let workspaces = Workspaces::new(config.children.workspaces.as_deref(), &run, policy != Policy::Same);
+    // A program that only brings commands with directories of their own needs none.
+    if config.listen.is_some() || config.unix_socket.is_some() || config.children.workspaces.is_some() {
+        system("open the folder of the workspaces", workspaces.open().map_err(io::Error::from))?;
+    }
+    let setup = Arc::new(Setup {
+        environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
+        common: common(config, &policy, options.exclusive),
+        workspaces: Arc::new(workspaces),
+        pool: Pool::new(config.commands.max_buffer_bytes),
+        config: config.clone(),
+        run,
+        policy,
+        watch_vm: options.watch_vm,
+    });
+    // A mailbox never holds more than can be under way: requests of all connections, and a few facts for each.
+    let connections = &config.connections;
+    let inflight = connections.max_connections * (connections.max_inflight_per_connection + connections.max_batch);
+    let messages_max = usize::try_from(inflight * 8).unwrap_or(usize::MAX).max(1 << 16);
+    let (gateway, gateway_inbox) =
+        system("make a mailbox", mailbox(gateway_poll.registry(), gateway::INBOX, messages_max))?;
+    let (reaper, reaper_inbox) =
+        system("make a mailbox", mailbox(reaper_poll.registry(), reaper::INBOX, messages_max))?;
+    let (stats, stats_inbox) = unbounded();
+
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let worker_count = match config.sessions.threads {
+        0 => cores.clamp(1, 4),
+        count => count as usize,
+    };
+    let null = || File::options().read(true).open("/dev/null").map(OwnedFd::from);
+    let stdin = options.stdin.map_or_else(null, Ok);
+    let spawner = Arc::new(Spawner::new(setup.common.nproc, system("open /dev/null", stdin)?));
+    let errands = system("start a thread", Errands::start(spawner.clone()))?;
+    let relief = Relief::new(spawner, errands, worker_count);
+
+    let mut threads = Vec::new();
+    let mut workers = Vec::new();
+    for index in 0..worker_count {
+        let poll = poll()?;
+        let (own, inbox) = system("make a mailbox", mailbox(poll.registry(), worker::INBOX, messages_max))?;
+        let links = worker::Links {
+            relief: relief.clone(),
+            own: own.clone(),
+            gateway: gateway.clone(),
+            reaper: reaper.clone(),
+            stats: stats.clone(),
+        };
+        let worker = system("make a worker", Worker::new(index, poll, inbox, links, setup.clone()))?;
+        let (worker, relief) = (Box::new(worker), relief.clone());
+        threads.push(system("start a worker", thread(format!("worker-{index}"), move || worker.run(&relief)))?);
+        workers.push(own);
+    }
+    let links = gateway::Links { workers: workers.clone(), reaper: reaper.clone(), stats: stats.clone() };
+    let desk = Desk::new(config, about(config), links);
+    let gateway_actor = Gateway::new(gateway_poll, gateway_inbox, listeners, desk);
+    let watch = relief.clone();
+    threads.push(system("start a thread", thread("relief".into(), move || watch.run()))?);
+    let actor = Stats::new(stats_inbox, gateway.clone(), setup.pool.clone(), config);
+    let stats_thread = system("start the statistics", thread("stats".into(), move || actor.run()))?;
+    // Last of them: whoever is answered finds everything running.
+    let gateway_thread = system("start the gateway", thread("gateway".into(), move || gateway_actor.run()))?;
+    let policy = reaper::Policy {
+        sweep_every: Duration::from_millis(config.reaper.interval_ms),
+        drain: Duration::from_secs_f64(config.shutdown.drain_s),
+        exclusive: options.exclusive,
+        guard,
+    };
+    let links = reaper::Links {
+        workers: workers.clone(),
+        gateway: gateway.clone(),
+        stats: stats.clone(),
+        relief: relief.clone(),
+        own: reaper.clone(),
+    };
+    let actor = system("make the reaper", Reaper::new(reaper_poll, reaper_inbox, links, policy, signals))?;
+    Ok((
+        actor,
+        Parts {
+            gateway,
+            reaper,
+            stats,
+            relief,
+            workers,
+            gateway_thread,
+            threads,
+            stats_thread,
+            exclusive: options.exclusive,
+            _uids: uids,
+            address,
+        },
+    ))
+}
+
+fn make_private(folder: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// Sixteen hexadecimal digits that no other run has.
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
+    let own = nix::unistd::Uid::effective();
+    let host = Host::probe();
+    let hard = |resource: rlimit::Resource| match resource.get() {
+        // With the capability a child can be given more than we have.
+        Ok(_) if host.can_raise_limits() => u64::MAX,
+        Ok((_, hard)) => hard,
+        Err(_) => u64::MAX,
+    };
+    let nofile_most = std::fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|text| text.trim().parse().ok());
+    let core_pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    Common {
+        oom_score_adj: config.children.oom_score_adj,
+        nice: config.children.nice,
+        umask: config.children.umask.0,
+        no_new_privs: config.children.no_new_privs,
+        hard_limits: HardLimits {
+            cpu: hard(rlimit::Resource::CPU),
+            address_space: hard(rlimit::Resource::AS),
+            nproc: hard(rlimit::Resource::NPROC),
+            nofile: hard(rlimit::Resource::NOFILE).min(nofile_most.unwrap_or(u64::MAX)),
+            fsize: hard(rlimit::Resource::FSIZE),
+            core: hard(rlimit::Resource::CORE),
+        },
+        // In a process of our own nothing changes after this; elsewhere anything may.
+        signals: if exclusive { crate::process::proc::own_signals() } else { u64::MAX },
+        core_is_piped: core_pattern.starts_with('|'),
+        nproc: match policy {
+            Policy::Pool { .. } => NprocRule::OfSession,
+            Policy::As { identity, .. } => NprocRule::AboveUid(identity.uid),
+            Policy::Same if own.is_root() => NprocRule::Exempt,
+            Policy::Same => NprocRule::AboveUid(own.as_raw()),
+        },
+    }
+}
+
+/// The members of `system.info` that never change.
+fn about(config: &Config) -> Vec<u8> {
+    let mut about = Vec::new();
+    let mut object = Object::begin(&mut about);
+    object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
+    object.strings("features", ["sessions", "exec.run", "exec.kill", "stream", "batch"]);
+    let mut limits = object.object("limits");
+    let groups = [
+        serde_json::to_value(&config.connections),
+        serde_json::to_value(&config.sessions),
+        serde_json::to_value(&config.commands),
+        serde_json::to_value(&config.limits),
+    ];
+    for group in groups.into_iter().flatten() {
+        for (name, value) in group.as_object().into_iter().flatten() {
+            limits.raw(name, value.to_string().as_bytes());
+        }
+    }
+    limits.end();
+    object.raw("enforcement", &enforcement::to_json(&enforcement::report(config, &Host::probe())));
+    object.end();
+    // Without its braces: it stands among others.
+    about.pop();
+    about.remove(0);
+    about
+}

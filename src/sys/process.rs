@@ -1,0 +1,90 @@
+//! What a process does to itself at its start, and to others by pidfd.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::unistd::{ForkResult, Pid};
+
+/// Forks. To be called while the process has one thread.
+pub fn fork_alone() -> Result<ForkResult, Errno> {
+    // SAFETY: the caller has not started a thread yet, so the child finds no lock held by a thread that it lacks.
+    unsafe { nix::unistd::fork() }
+}
+
+/// A handle on a process that no reuse of its number can redirect.
+pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
+    // SAFETY: a system call on plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+    let fd = Errno::result(fd)? as i32;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a signal by pidfd.
+pub fn pidfd_signal(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is borrowed, so it is open; a null siginfo is allowed.
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) };
+    Errno::result(sent).map(drop)
+}
+
+/// Every signal to its default but SIGPIPE, which is ignored: inherited oddities (an ignored SIGCHLD makes waits fail)
+/// end here.
+pub fn normalise_signals() {
+    for each in Signal::iterator() {
+        if each == Signal::SIGKILL || each == Signal::SIGSTOP {
+            continue;
+        }
+        let handler = if each == Signal::SIGPIPE { SigHandler::SigIgn } else { SigHandler::SigDfl };
+        // SAFETY: neither handler runs code of ours.
+        let _ = unsafe { signal(each, handler) };
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Makes sure that descriptors 0, 1 and 2 are open, and that none above them reaches a command.
+pub fn normalise_descriptors() {
+    loop {
+        // SAFETY: a system call on a constant path; the result is checked.
+        let fd = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+        if fd > 2 {
+            // SAFETY: it was opened by the line above and is ours.
+            drop(unsafe { OwnedFd::from_raw_fd(fd) });
+            break;
+        }
+        if fd < 0 {
+            break;
+        }
+    }
+    // SAFETY: a system call on plain numbers that closes nothing, and marks what was inherited.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+}
+
+/// Gives back the pages of our program's text; what is still run is mapped again when it is. For a process that has
+/// done all its work at the start and only waits from now on.
+pub fn give_back_text() {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let text = |line: &str| {
+        let (range, rest) = line.split_once(' ')?;
+        let of_a_file = rest.starts_with("r-xp") && rest.contains('/');
+        let (from, to) = range.split_once('-').filter(|_| of_a_file)?;
+        Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
+    };
+    for (from, to) in maps.lines().filter_map(text) {
+        // SAFETY: the range is one mapping of ours, of a file, executable and not writable: its pages hold what the
+        // file holds, and the kernel reads them again from there.
+        unsafe { libc::madvise(from as *mut libc::c_void, to - from, libc::MADV_DONTNEED) };
+    }
+}
+
+/// Two arenas for the allocator instead of eight a core: threads here allocate little, and arenas keep what they had.
+pub fn few_malloc_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt may be called at any time; before other threads exist it settles their number.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2)
+    };
+}

@@ -1,0 +1,46 @@
+//! Starting threads, and waiting for them, but not for ever.
+
+use std::io;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+
+/// Stacks of threads that parse JSON; what is not touched costs nothing.
+const STACK_BYTES: usize = 1 << 20;
+
+/// Starts a thread of ours: named, with a stack that is large enough for any of them. A panic that reaches its top is
+/// a fault of the whole runtime, which must not go on half.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place that starts threads, and the end of a runtime that is broken"
+)]
+pub fn thread(name: String, main: impl FnOnce() + Send + 'static) -> io::Result<Joinable> {
+    let (ending, ended) = bounded::<()>(0);
+    let told = name.clone();
+    let handle = std::thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
+        let _ending = ending;
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(main)).is_err() {
+            log::error!("{told} has panicked; the runtime ends");
+            std::process::abort();
+        }
+    })?;
+    Ok(Joinable { name, handle, ended })
+}
+
+/// A thread that can be waited for, but not for ever.
+pub struct Joinable {
+    name: String,
+    handle: JoinHandle<()>,
+    ended: Receiver<()>,
+}
+
+impl Joinable {
+    pub fn join(self, deadline: Instant) {
+        // The sender is dropped at the thread's end: the wait ends with "disconnected".
+        match self.ended.recv_deadline(deadline) {
+            Err(crossbeam_channel::RecvTimeoutError::Timeout) => log::error!("{} does not end", self.name),
+            Ok(()) | Err(crossbeam_channel::RecvTimeoutError::Disconnected) => drop(self.handle.join()),
+        }
+    }
+}

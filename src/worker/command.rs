@@ -1,0 +1,471 @@
+//! One command: its child, its pipes, its deadlines, and the way it comes to an end.
+//!
+//! Runs on `worker-k`. Owned by its session; nobody else signals or reaps the child. Nothing here waits: what takes
+//! time is a phase with a deadline, or an errand.
+
+mod due;
+mod ending;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::Interest;
+use mio::unix::SourceFd;
+
+pub use self::due::{Due, Pipe};
+use super::pipes::{Input, Output, Sink, Turn, ring};
+use super::record::{Ended, Finished, Kept, Verdict, ended};
+use super::ring::Share;
+use super::stream::Stream;
+use super::tools::{Start, Tools};
+use crate::ids::{ExecId, RequestId, SessionId};
+use crate::message::{Running, ToGateway};
+use crate::process::child::Child;
+use crate::process::errands::{Errand, Task};
+use crate::process::spawn::{Started, Ticket, Wiring};
+use crate::process::tree::{Marks, Orphan, Sample};
+use crate::protocol::fault::Fault;
+use crate::protocol::limits::Limits;
+use crate::protocol::request::Program;
+use crate::sys::clone::Plan;
+use crate::sys::wait::{Exit, Rusage};
+
+/// Where a command stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Not past its exec.
+    Launching,
+    Running,
+    /// SIGTERM was sent; SIGKILL follows.
+    Asked,
+    /// SIGKILL was sent.
+    Killed,
+    /// The main process has ended and is not reaped; what is left of the tree is being ended, the pipes are drained.
+    Ended,
+}
+
+/// A program as an error calls it: not longer than a line.
+fn name_of(program: &Program) -> Box<str> {
+    let name = match program {
+        Program::Shell(_) => "/bin/sh",
+        Program::Argv(argv) => argv.first().map_or("", String::as_str),
+    };
+    name.chars().take(128).collect::<String>().into()
+}
+
+/// What the worker has to do with a command after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    Stay,
+    /// Reap it, tell its record, forget it.
+    Finish,
+    /// Tell its record, and keep it until it is gone.
+    GiveUp,
+}
+
+/// The watchdog looks so often; the first look comes sooner, so that what runs for long is soon known.
+const SAMPLE: Duration = Duration::from_millis(100);
+const FIRST_SAMPLE: Duration = Duration::from_millis(10);
+/// What was killed is looked for again so soon.
+const RESWEEP: Duration = Duration::from_millis(2);
+/// Two scans that saw nothing lie so far apart: one alone can miss what forks again and again.
+const SECOND_SCAN: Duration = Duration::from_millis(50);
+/// What cannot be killed is tried again so often.
+const JANITOR: Duration = Duration::from_secs(5);
+/// Outputs are looked at this long after the start, or at the end if that comes sooner.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+/// A drip is looked at so often; a streamed one more rarely, for each look is a line to its reader.
+const REARM: Duration = Duration::from_millis(2);
+const REARM_STREAM: Duration = Duration::from_millis(10);
+/// The kernel's own limit comes first; the watchdog is for trees.
+const CPU_SLACK_MS: u64 = 50;
+
+/// A command of a session.
+pub struct Command {
+    pub exec: ExecId,
+    pub session: SessionId,
+    pub request: RequestId,
+    /// Somebody can receive the record.
+    pub wanted: bool,
+    pub finish_on_disconnect: bool,
+    /// The record was told, and it is there still.
+    pub given_up: bool,
+    /// What an error calls it.
+    pub program: Box<str>,
+    pub asked_at: Instant,
+    phase: Phase,
+    verdict: Option<Verdict>,
+    ticket: Arc<Ticket>,
+    child: Option<Child>,
+    marks: Marks,
+    limits: Limits,
+    timeout: Duration,
+    stall: Option<Duration>,
+    grace: Duration,
+    output_limit: u64,
+    kill_on_output_limit: bool,
+    base64: bool,
+    stdin: Option<(Vec<u8>, Share)>,
+    input: Option<Input>,
+    stdout: Output,
+    stderr: Output,
+    last_output: Instant,
+    started: Instant,
+    spawn: Duration,
+    ended_at: Option<Instant>,
+    give_up_at: Option<Instant>,
+    killed: u64,
+    sampling: bool,
+    vm_bytes_max: Option<u64>,
+    sweeping: bool,
+    none_seen_at: Option<Instant>,
+    tree_gone: bool,
+}
+
+impl Command {
+    /// To be started at the end of this turn.
+    pub fn start(
+        request: RequestId,
+        exec: ExecId,
+        session: SessionId,
+        plan: Plan,
+        marks: Marks,
+        running: Running,
+        tools: &mut Tools,
+    ) -> Result<Command, Fault> {
+        let now = Instant::now();
+        let Running { limits, spec, id, asked_at, .. } = running;
+        let pool = &tools.setup.pool;
+        let mut share = Share::none(pool);
+        let stdin_bytes = spec.stdin.as_ref().map_or(0, Vec::len);
+        if !share.resize(stdin_bytes) {
+            return Err(Fault::capacity("buffer_bytes", tools.setup.config.commands.max_buffer_bytes, pool.used()));
+        }
+        let sink = |name| match &id {
+            Some(id) => Sink::Stream(Stream::new(request, id, exec, name, spec.base64, &tools.gateway)),
+            None => ring(spec.keep, spec.output_limit_bytes, pool),
+        };
+        let (stdout, stderr) = (Output::none(sink("stdout")), Output::none(sink("stderr")));
+        let command = Command {
+            exec,
+            session,
+            request,
+            wanted: true,
+            finish_on_disconnect: spec.finish_on_disconnect,
+            given_up: false,
+            program: name_of(&spec.program),
+            asked_at,
+            phase: Phase::Launching,
+            verdict: None,
+            ticket: Arc::default(),
+            child: None,
+            marks,
+            limits,
+            timeout: Duration::from_millis(spec.timeout_ms),
+            stall: spec.stall_timeout_ms.map(Duration::from_millis),
+            grace: Duration::from_millis(spec.kill_grace_ms),
+            output_limit: spec.output_limit_bytes as u64,
+            kill_on_output_limit: spec.kill_on_output_limit,
+            base64: spec.base64,
+            stdin: spec.stdin.map(|bytes| (bytes, share)),
+            input: None,
+            stdout,
+            stderr,
+            last_output: now,
+            started: now,
+            spawn: Duration::ZERO,
+            ended_at: None,
+            give_up_at: None,
+            killed: 0,
+            sampling: false,
+            vm_bytes_max: None,
+            sweeping: false,
+            none_seen_at: None,
+            tree_gone: false,
+        };
+        let wiring = Wiring { stdin: command.stdin.is_some(), merge_stderr: spec.merge_stderr };
+        let ticket = command.ticket.clone();
+        tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket });
+        command.remind(now + command.timeout, Due::Timeout, tools);
+        Ok(command)
+    }
+
+    fn submit(&self, task: Task, tools: &Tools) {
+        tools.errand(Errand::ForWorker { worker: tools.own.clone(), task });
+    }
+
+    fn remind(&self, at: Instant, due: Due, tools: &mut Tools) {
+        tools.deadlines.set((self.exec, due), at);
+    }
+
+    /// Nothing is due any more.
+    pub fn forget_dues(&self, tools: &mut Tools) {
+        for due in Due::ALL {
+            tools.deadlines.clear(&(self.exec, due));
+        }
+    }
+
+    /// It has passed its exec.
+    pub fn launched(&mut self, started: Started, tools: &mut Tools) -> Next {
+        let now = Instant::now();
+        tools.gateway.leave(ToGateway::CommandStarted { exec: self.exec });
+        self.started = now.checked_sub(started.took).unwrap_or(now);
+        self.spawn = started.took;
+        self.last_output = now;
+        self.phase = Phase::Running;
+        self.marks.leader = started.child.pid().as_raw();
+        let exit_fd = started.child.exit_fd();
+        self.child = Some(started.child);
+        let token = |pipe: Pipe| pipe.token(self.exec);
+        let registered = tools.registry.register(&mut SourceFd(&exit_fd), token(Pipe::Exit), Interest::READABLE);
+        self.stdout.open(started.stdout);
+        if let Some(stderr) = started.stderr {
+            self.stderr.open(stderr);
+        }
+        // Most commands are over before anybody looks into their pipes, and the end of each would wake us apart.
+        self.remind(now + FIRST_LOOK, Due::Listen, tools);
+        if let (Some(pipe), Some((bytes, share))) = (started.stdin, self.stdin.take()) {
+            self.input = Input::start(pipe, bytes, share, &tools.registry, token(Pipe::Stdin));
+        }
+        if let Err(error) = registered {
+            // Out of memory for a watch, or of watches: it cannot be looked after, so it must not run.
+            log::error!("exec={} cannot be watched: {error}", self.exec);
+            self.kill(Verdict::Cancelled, tools);
+        }
+        if let Some(stall) = self.stall {
+            self.remind(now + stall, Due::Stall, tools);
+        }
+        let first = if tools.setup.watch_vm { RESWEEP } else { FIRST_SAMPLE };
+        self.remind(now + first, Due::Sample, tools);
+        if let Some(verdict) = self.verdict {
+            // Given up while it was being started.
+            self.kill(verdict, tools);
+        }
+        Next::Stay
+    }
+
+    /// It never ran, because we gave it up before it could; there is no process.
+    pub fn not_launched(&mut self) -> Option<Finished> {
+        let verdict = self.verdict?;
+        Some(self.finished(ended(Some(verdict), None, &Rusage::default(), &self.limits), Rusage::default()))
+    }
+
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| child.pid().as_raw())
+    }
+
+    /// A descriptor of it is ready.
+    pub fn ready(&mut self, pipe: Pipe, tools: &mut Tools) -> Next {
+        match pipe {
+            Pipe::Stdin => {
+                if self.input.as_mut().is_some_and(|input| !input.write()) {
+                    self.input = None;
+                }
+                Next::Stay
+            }
+            Pipe::Stdout | Pipe::Stderr => {
+                self.read(pipe, tools);
+                self.next()
+            }
+            Pipe::Exit => {
+                self.look_for_end(tools);
+                self.next()
+            }
+        }
+    }
+
+    fn output(&mut self, pipe: Pipe) -> &mut Output {
+        if pipe == Pipe::Stderr { &mut self.stderr } else { &mut self.stdout }
+    }
+
+    fn read(&mut self, pipe: Pipe, tools: &mut Tools) {
+        let last = self.phase == Phase::Ended && self.tree_gone;
+        let exec = self.exec;
+        let (turn, got) = self.output(pipe).read(&mut tools.scratch, &tools.registry, last);
+        if got > 0 {
+            self.last_output = Instant::now();
+            tools.count_read(got);
+        }
+        match turn {
+            Turn::More => tools.ready.push_back((exec, pipe)),
+            Turn::Pause => {
+                let pause = if matches!(self.output(pipe).sink, Sink::Stream(_)) { REARM_STREAM } else { REARM };
+                self.remind(Instant::now() + pause, Due::Rearm(pipe), tools);
+            }
+            Turn::Waiting | Turn::Blocked | Turn::Ended => {}
+        }
+        if self.kill_on_output_limit && self.output(pipe).total() > self.output_limit {
+            self.kill(Verdict::Output, tools);
+        }
+    }
+
+    /// The reader of its stream has taken a piece.
+    pub fn taken(&mut self, tools: &mut Tools) -> Next {
+        for pipe in [Pipe::Stdout, Pipe::Stderr] {
+            if let Sink::Stream(stream) = &mut self.output(pipe).sink {
+                stream.taken();
+            }
+            self.read(pipe, tools);
+        }
+        self.next()
+    }
+
+    /// The watchdog's look at the tree.
+    pub fn sampled(&mut self, sample: Sample, tools: &mut Tools) {
+        self.sampling = false;
+        if tools.setup.watch_vm && sample.vm_bytes > 0 {
+            self.vm_bytes_max = self.vm_bytes_max.max(Some(sample.vm_bytes));
+        }
+        if self.limits.memory_bytes.is_some_and(|limit| sample.rss_bytes > limit) {
+            self.kill(Verdict::Memory, tools);
+        } else if self.limits.cpu_ms.is_some_and(|limit| sample.cpu_ms > limit + CPU_SLACK_MS) {
+            self.kill(Verdict::Cpu, tools);
+        }
+    }
+
+    /// Something that it is reminded of is due; what no longer holds is ignored.
+    pub fn due(&mut self, due: Due, tools: &mut Tools) -> Next {
+        let now = Instant::now();
+        match due {
+            Due::Timeout if self.phase == Phase::Running && now < self.started + self.timeout => {
+                self.remind(self.started + self.timeout, Due::Timeout, tools);
+            }
+            Due::Timeout => self.ask(Verdict::Timeout, tools),
+            Due::Stall => self.stall_due(now, tools),
+            Due::Kill if self.phase == Phase::Asked => self.kill(Verdict::Timeout, tools),
+            Due::GiveUp if self.give_up_at.is_some_and(|at| at <= now) => return self.give_up(tools),
+            Due::Sample if matches!(self.phase, Phase::Running | Phase::Asked) => {
+                if !tools.relief.errands.no_orphans() {
+                    tools.tell_orphans_seen();
+                }
+                let watched =
+                    self.limits.memory_bytes.is_some() || self.limits.cpu_ms.is_some() || tools.setup.watch_vm;
+                if watched && !std::mem::replace(&mut self.sampling, true) {
+                    self.submit(Task::Sample { exec: self.exec, marks: self.marks.clone() }, tools);
+                }
+                // What is asked how large it was is looked at more often while it is young.
+                let young = tools.setup.watch_vm.then(|| now.saturating_duration_since(self.started));
+                self.remind(now + young.map_or(SAMPLE, |age| age.clamp(RESWEEP, SAMPLE)), Due::Sample, tools);
+            }
+            Due::Sweep if self.phase == Phase::Ended => self.sweep(tools),
+            Due::Sweep if self.phase == Phase::Killed => {
+                self.look_for_end(tools);
+                self.remind(now + JANITOR, Due::Sweep, tools);
+            }
+            Due::Drained if self.tree_gone => {
+                self.read_rest(tools);
+                self.stdout.close();
+                self.stderr.close();
+            }
+            // Not before the tree is gone: what it still wrote belongs to the record.
+            Due::Drained if self.phase == Phase::Ended && !self.given_up => {
+                self.remind(now + SECOND_SCAN, Due::Drained, tools);
+            }
+            Due::Rearm(pipe) => self.listen(pipe, tools),
+            Due::Listen => {
+                self.listen(Pipe::Stdout, tools);
+                self.listen(Pipe::Stderr, tools);
+            }
+            Due::Kill | Due::GiveUp | Due::Sample | Due::Sweep | Due::Drained => {}
+        }
+        self.next()
+    }
+
+    fn listen(&mut self, pipe: Pipe, tools: &mut Tools) {
+        let token = pipe.token(self.exec);
+        if let Err(error) = self.output(pipe).listen(&tools.registry, token) {
+            // Out of memory for a watch, or of watches: it cannot be looked after, so it must not run.
+            log::error!("exec={} cannot be listened to: {error}", self.exec);
+            self.kill(Verdict::Cancelled, tools);
+        }
+    }
+
+    fn stall_due(&mut self, now: Instant, tools: &mut Tools) {
+        let Some(stall) = self.stall else { return };
+        // A reader that is behind keeps a stream silent; that is not the command's silence.
+        let blocked = |output: &Output| matches!(&output.sink, Sink::Stream(stream) if stream.is_blocked());
+        if blocked(&self.stdout) || blocked(&self.stderr) {
+            self.last_output = now;
+        }
+        if now >= self.last_output + stall {
+            self.ask(Verdict::Stall, tools);
+        } else if self.phase == Phase::Running {
+            self.remind(self.last_output + stall, Due::Stall, tools);
+        }
+    }
+
+    fn next(&self) -> Next {
+        let drained = self.stdout.has_ended() && self.stderr.has_ended();
+        if self.phase == Phase::Ended && self.tree_gone && (drained || self.given_up) {
+            Next::Finish
+        } else {
+            Next::Stay
+        }
+    }
+
+    /// Reaps the child: the command is over. None: it was told already, as unkillable.
+    pub fn reap(&mut self) -> Option<Finished> {
+        let child = self.child.take()?;
+        let (exit, used) = match child.reap() {
+            Ok(ended) => ended,
+            Err(child) => {
+                debug_assert!(false, "peeked as ended");
+                self.child = Some(child);
+                return None;
+            }
+        };
+        if self.kill_on_output_limit && self.stdout.total().max(self.stderr.total()) > self.output_limit {
+            // However fast it was gone.
+            self.verdict.get_or_insert(Verdict::Output);
+        }
+        (!self.given_up).then(|| self.finished(self.ended(exit, &used), used))
+    }
+
+    fn ended(&self, exit: Exit, used: &Rusage) -> Ended {
+        ended(self.verdict, Some(exit), used, &self.limits)
+    }
+
+    /// The record of a command that is still there.
+    pub fn unkillable(&self) -> Finished {
+        self.finished(ended(self.verdict, None, &Rusage::default(), &self.limits), Rusage::default())
+    }
+
+    fn finished(&self, ended: Ended, used: Rusage) -> Finished {
+        let end = self.ended_at.unwrap_or_else(Instant::now);
+        Finished {
+            exec: self.exec,
+            session: self.session,
+            ended,
+            wall: end.saturating_duration_since(self.started),
+            spawn: self.spawn,
+            used,
+            vm_bytes_max: self.vm_bytes_max,
+            descendants_killed: self.killed,
+        }
+    }
+
+    /// What was kept of the outputs, with its share of the memory for them.
+    pub fn outputs(&mut self) -> [(Kept, Option<Share>); 2] {
+        [&mut self.stdout, &mut self.stderr].map(|output| match &mut output.sink {
+            Sink::Ring(ring) => {
+                let total = ring.total();
+                let (bytes, share) = ring.take();
+                (Kept { bytes: Some(bytes), total }, Some(share))
+            }
+            Sink::Stream(stream) => (Kept { bytes: None, total: stream.total() }, None),
+        })
+    }
+
+    pub fn base64(&self) -> bool {
+        self.base64
+    }
+
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.stdout.sink, Sink::Stream(_))
+    }
+
+    /// Whether an orphan belongs to it, going by what costs nothing to know.
+    pub fn claims(&self, orphan: &Orphan) -> bool {
+        self.marks.claim(orphan)
+    }
+}

@@ -1,0 +1,238 @@
+//! The commands of a worker: started, stepped on by events, told of, forgotten.
+
+use std::time::Instant;
+
+use super::command::{Command, Due, Next, Pipe};
+use super::record::{Finished, Kept};
+use super::session::{Ran, Session, State};
+use super::tools::Tools;
+use super::{Answer, PIECE_BYTES, Worker};
+use crate::ids::{ExecId, RequestId, SessionId};
+use crate::message::{CommandEnd, Running, ToGateway, ToReaper};
+use crate::process::launch;
+use crate::process::spawn::{Launched, SpawnFault};
+use crate::process::tree::{Marks, Orphan};
+use crate::protocol::fault::{Fault, Reason};
+
+impl Worker {
+    pub(super) fn start(&mut self, request: RequestId, exec: ExecId, id: SessionId, mut running: Running) {
+        if let Some(opening) = running.ephemeral.take() {
+            if let Err(fault) = self.make_session(id, *opening) {
+                return self.refuse(request, exec, id, fault, true);
+            }
+            self.tools.gateway.leave(ToGateway::SessionOpened { session: id });
+        }
+        let usable = |session: &&mut Session| session.state == State::Open && !self.ending;
+        let Some(session) = self.sessions.get_mut(&id).filter(usable) else {
+            let fault = if self.ending { Fault::shutting_down() } else { Fault::session_not_found(&id.to_string()) };
+            return self.refuse(request, exec, id, fault, false);
+        };
+        let setup = &self.tools.setup;
+        let environment = session.environment(Some(exec), &running.spec.env, setup);
+        let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
+        let plan =
+            setup.common.plan(Some(&running.spec.program), &environment, &cwd, &running.limits, session.identity);
+        let alone = setup.policy.is_pool() && setup.config.commands.max_commands_per_session == 1;
+        let marks = Marks {
+            leader: 0,
+            environ: format!("COFFERDAM_EXEC={}", setup.unique(exec)).into_bytes(),
+            uid: session.identity.filter(|_| alone).map(|identity| identity.uid),
+            killed: Vec::new(),
+        };
+        match Command::start(request, exec, id, plan, marks, running, &mut self.tools) {
+            Ok(command) => {
+                session.command_started(exec);
+                if command.is_streamed() {
+                    self.streams.insert(request, exec);
+                }
+                self.commands.insert(exec, command);
+            }
+            Err(fault) => {
+                self.refuse(request, exec, id, fault, false);
+                self.close_when_idle(id);
+            }
+        }
+    }
+
+    /// A command that never ran: its place is free, then that is told.
+    fn refuse(&mut self, request: RequestId, exec: ExecId, session: SessionId, fault: Fault, no_session: bool) {
+        self.tools.gateway.leave(ToGateway::CommandGone { exec, session, end: CommandEnd::NotStarted });
+        if no_session {
+            self.tools.gateway.leave(ToGateway::SessionGone { session, idle: false });
+        }
+        self.answer(session, ToGateway::Refused { request, fault });
+    }
+
+    /// Answers a command; one that had a session of its own after that is gone.
+    fn answer(&mut self, session: SessionId, answer: ToGateway) {
+        match self.sessions.get_mut(&session).filter(|session| session.ephemeral) {
+            Some(session) => session.farewell.push(answer),
+            None => self.tools.gateway.tell(answer),
+        }
+    }
+
+    pub(super) fn launched(&mut self, exec: ExecId, launched: Launched) {
+        let fault = match launched {
+            Ok(started) => return self.with(exec, |command, tools| command.launched(started, tools)),
+            Err(fault) => fault,
+        };
+        let Some(mut command) = self.take(exec) else { return };
+        if let Some(finished) = command.not_launched() {
+            self.tools.gateway.leave(ToGateway::CommandStarted { exec });
+            if !command.given_up {
+                self.tell_record(&mut command, &finished);
+            }
+            return self.left(&command);
+        }
+        let (request, id) = (command.request, command.session);
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.command_gone(exec, None, 0);
+        }
+        self.refuse(request, exec, id, spawn_fault(fault, &command.program), false);
+        self.after_command(id);
+    }
+
+    /// Runs one step of a command, and does what follows from it.
+    pub(super) fn with(&mut self, exec: ExecId, step: impl FnOnce(&mut Command, &mut Tools) -> Next) {
+        // An unknown id is a late event (invariant 11).
+        let Some(command) = self.commands.get_mut(&exec) else { return };
+        match step(command, &mut self.tools) {
+            Next::Stay => {}
+            Next::Finish => self.finish(exec),
+            Next::GiveUp => self.give_up(exec),
+        }
+    }
+
+    pub(super) fn ready(&mut self, exec: ExecId, pipe: Pipe) {
+        if let Some((_, child)) = self.graveyard.get(&exec) {
+            if child.has_ended()
+                && let Some((session, child)) = self.graveyard.remove(&exec)
+                && let Err(child) = child.reap()
+            {
+                self.graveyard.insert(exec, (session, child));
+            }
+            return;
+        }
+        self.with(exec, |command, tools| command.ready(pipe, tools));
+    }
+
+    pub(super) fn due(&mut self, exec: ExecId, due: Due) {
+        self.with(exec, |command, tools| command.due(due, tools));
+    }
+
+    /// A command that is over; nothing of it is left but itself.
+    pub(super) fn take(&mut self, exec: ExecId) -> Option<Command> {
+        let command = self.commands.remove(&exec)?;
+        self.streams.remove(&command.request);
+        command.forget_dues(&mut self.tools);
+        Some(command)
+    }
+
+    pub(super) fn finish(&mut self, exec: ExecId) {
+        let Some(mut command) = self.take(exec) else { return };
+        // None: it was told as unkillable before; now the slot is free.
+        if let Some(finished) = command.reap() {
+            self.tell_record(&mut command, &finished);
+        }
+        self.left(&command);
+    }
+
+    /// The record is told, and the command stays until it is gone.
+    pub(super) fn give_up(&mut self, exec: ExecId) {
+        let Some(mut command) = self.commands.remove(&exec) else { return };
+        let finished = command.unkillable();
+        self.tell_record(&mut command, &finished);
+        let id = command.session;
+        self.commands.insert(exec, command);
+        self.after_command(id);
+    }
+
+    /// Counts a finished command in its session, frees its slot where it is gone, and answers.
+    pub(super) fn tell_record(&mut self, command: &mut Command, finished: &Finished) {
+        let [(stdout, stdout_share), (stderr, stderr_share)] = command.outputs();
+        let kept = |kept: &Kept| kept.bytes.as_ref().map(Vec::len);
+        let dropped = |output: &Kept| kept(output).map_or(0, |kept| output.total - kept as u64);
+        self.tools.tally.bytes_dropped += dropped(&stdout) + dropped(&stderr);
+        self.tools.tally_since.get_or_insert_with(Instant::now);
+        if let Some(session) = self.sessions.get_mut(&command.session) {
+            let ran = Ran {
+                record: finished.without_output(stdout.total, kept(&stdout), stderr.total, kept(&stderr)),
+                cpu: finished.used.user + finished.used.system,
+                output_bytes: stdout.total + stderr.total,
+            };
+            session.command_gone(command.exec, Some(ran), self.tools.setup.config.sessions.max_history as usize);
+        }
+        if !command.given_up {
+            self.free_slot(command, finished);
+        }
+        let mut body = finished.body(stdout, stderr, command.base64());
+        if !command.wanted {
+            return;
+        }
+        let mut piece = Vec::with_capacity(1024);
+        body.encode(PIECE_BYTES, &mut piece);
+        let more = !body.is_empty();
+        let request = command.request;
+        if more {
+            self.answers.insert(request, Answer { body, _shares: [stdout_share, stderr_share] });
+        }
+        self.answer(command.session, ToGateway::Answer { request, body: piece, more });
+    }
+
+    pub(super) fn free_slot(&mut self, command: &Command, finished: &Finished) {
+        let counted = std::mem::take(&mut self.tools.tally);
+        self.tools.tally_since = None;
+        let end = CommandEnd::Finished {
+            status: finished.ended.status,
+            bytes_read: counted.bytes_read,
+            bytes_dropped: counted.bytes_dropped,
+            spawn_us: finished.spawn.as_micros() as u64,
+            total_us: command.asked_at.elapsed().as_micros() as u64,
+        };
+        self.tools.gateway.leave(ToGateway::CommandGone { exec: command.exec, session: command.session, end });
+    }
+
+    /// A command is no more; one that was given up frees its slot only now.
+    pub(super) fn left(&mut self, command: &Command) {
+        if command.given_up {
+            log::info!("session={} exec={} is gone at last", command.session, command.exec);
+            self.free_slot(command, &command.unkillable());
+            self.tools.gateway.wake();
+        }
+        self.after_command(command.session);
+        self.tell_if_empty();
+    }
+
+    pub(super) fn after_command(&mut self, id: SessionId) {
+        self.close_when_idle(id);
+        self.close_if_empty(id);
+    }
+
+    /// The socket has taken what it was given of an answer or a stream.
+    pub(super) fn more(&mut self, request: RequestId) {
+        if let Some(exec) = self.streams.get(&request) {
+            return self.with(*exec, |command, tools| command.taken(tools));
+        }
+        let Some(answer) = self.answers.get_mut(&request) else { return };
+        let mut body = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 2);
+        answer.body.encode(PIECE_BYTES, &mut body);
+        let more = !answer.body.is_empty();
+        if !more {
+            self.answers.remove(&request);
+        }
+        self.tools.gateway.tell(ToGateway::Piece { request, body, more });
+    }
+
+    pub(super) fn claim(&self, orphans: &[Orphan]) {
+        let claimed = |orphan: &&Orphan| self.commands.values().any(|command| command.claims(orphan));
+        let pids = orphans.iter().filter(claimed).map(|orphan| orphan.stat.pid).collect();
+        self.tools.reaper.tell(ToReaper::OrphansClaimed { pids });
+    }
+}
+
+/// SPAWN_FAILED: the step and the errno say exactly what was wrong.
+pub(super) fn spawn_fault(fault: SpawnFault, what: &str) -> Fault {
+    let SpawnFault { stage, errno } = fault;
+    let message = format!("cannot start {what}: {}: {}", stage.name(), errno.desc());
+    Fault::new(Reason::SpawnFailed, message).text("stage", stage.name()).text("errno", format!("{errno:?}"))
+}

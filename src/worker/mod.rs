@@ -1,0 +1,303 @@
+//! Runs on `worker-k`. Owns its sessions and their commands: children, pipes, deadlines. Blocks in its poll alone;
+//! never touches a socket, and leaves to the errands what a file system may hold up.
+
+mod command;
+mod commands;
+mod pipes;
+mod record;
+mod relief;
+mod ring;
+mod session;
+mod sessions;
+mod stream;
+mod tools;
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Poll, Token};
+use nix::sys::signal::SigSet;
+
+use self::command::{Command, Next, Pipe};
+use self::record::Verdict;
+pub use self::relief::Relief;
+pub use self::ring::Pool;
+use self::ring::Share;
+use self::session::Session;
+pub use self::tools::Setup;
+use self::tools::Tools;
+use crate::ids::{ExecId, RequestId, SessionId};
+use crate::mailbox::{Inbox, Mailbox};
+use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::process::child::Child;
+use crate::protocol::encode::Body;
+use crate::protocol::fault::Fault;
+use crate::sys::clone::Stack;
+
+/// Token of the mailbox; commands use four each from 0 upwards, and never get there.
+pub const INBOX: Token = Token(usize::MAX);
+/// Messages, events and pipes of one turn: nobody waits longer than for so many others.
+const TURN_MAX: usize = 128;
+/// A turn that takes longer is told: something in it blocks that should not.
+const SLOW_TURN: Duration = Duration::from_millis(100);
+/// Read of a pipe at once: all that one holds unless it was made larger.
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Of an answer, encoded at once.
+const PIECE_BYTES: usize = 64 * 1024;
+/// Counts are handed over at the end of a command, and this often while one runs.
+const TALLY_EVERY: Duration = Duration::from_millis(250);
+
+pub struct Worker {
+    index: usize,
+    poll: Poll,
+    inbox: Inbox<ToWorker>,
+    tools: Tools,
+    sessions: HashMap<SessionId, Session>,
+    commands: HashMap<ExecId, Command>,
+    /// Answers that the socket has not taken to the end.
+    answers: HashMap<RequestId, Answer>,
+    /// Streamed commands by their request.
+    streams: HashMap<RequestId, ExecId>,
+    /// Children given up alive: killed, and reaped when they are gone (invariant 3).
+    graveyard: HashMap<ExecId, (SessionId, Child)>,
+    /// What is being started, while the state is parked.
+    starting: Option<ExecId>,
+    /// Every session closes, and the reaper hears of the last.
+    ending: bool,
+    stopping: bool,
+}
+
+/// An answer on its way, with the memory that its outputs take.
+struct Answer {
+    body: Body,
+    _shares: [Option<Share>; 2],
+}
+
+/// What the runtime hands to a worker.
+pub struct Links {
+    pub relief: Arc<Relief>,
+    pub own: Mailbox<ToWorker>,
+    pub gateway: Mailbox<ToGateway>,
+    pub reaper: Mailbox<ToReaper>,
+    pub stats: crossbeam_channel::Sender<ToStats>,
+}
+
+impl Worker {
+    pub fn new(
+        index: usize,
+        poll: Poll,
+        inbox: Inbox<ToWorker>,
+        links: Links,
+        setup: Arc<Setup>,
+    ) -> std::io::Result<Self> {
+        let registry = poll.registry().try_clone()?;
+        let Links { relief, own, gateway, reaper, stats } = links;
+        let tools = Tools {
+            setup,
+            registry,
+            relief,
+            own,
+            gateway,
+            reaper,
+            stats,
+            deadlines: Default::default(),
+            starts: Default::default(),
+            scratch: vec![0; SCRATCH_BYTES],
+            ready: Default::default(),
+            tally: Default::default(),
+            tally_since: None,
+        };
+        Ok(Worker {
+            index,
+            poll,
+            inbox,
+            tools,
+            sessions: HashMap::new(),
+            commands: HashMap::new(),
+            answers: HashMap::new(),
+            streams: HashMap::new(),
+            graveyard: HashMap::new(),
+            starting: None,
+            ending: false,
+            stopping: false,
+        })
+    }
+
+    /// Until it is told to stop, or another thread goes on in its place.
+    pub fn run(self: Box<Self>, relief: &Relief) {
+        let _ = SigSet::all().thread_block();
+        let mut worker = self;
+        let mut events = Events::with_capacity(TURN_MAX);
+        let mut stack = Stack::new();
+        while !worker.stopping {
+            // First what was left by the thread that this one relieves.
+            while let Some(start) = worker.tools.starts.pop_front() {
+                let exec = start.exec;
+                worker.starting = Some(exec);
+                let Some((back, launched)) = relief.start(worker, start, &mut stack) else { return };
+                worker = back;
+                worker.starting = None;
+                worker.guarded(Some(exec), None, |worker| worker.launched(exec, launched));
+            }
+            worker.turn(&mut events);
+        }
+    }
+
+    fn turn(&mut self, events: &mut Events) {
+        self.wait(events);
+        let began = Instant::now();
+        self.drain_inbox();
+        for event in &*events {
+            if event.token() != INBOX {
+                let (exec, pipe) = Pipe::of_token(event.token());
+                self.guarded(Some(exec), None, |worker| worker.ready(exec, pipe));
+            }
+        }
+        for _ in 0..self.tools.ready.len().min(TURN_MAX) {
+            let Some((exec, pipe)) = self.tools.ready.pop_front() else { break };
+            self.guarded(Some(exec), None, |worker| worker.ready(exec, pipe));
+        }
+        let now = Instant::now();
+        for _ in 0..TURN_MAX {
+            let Some((exec, due)) = self.tools.deadlines.pop_due(now) else { break };
+            self.guarded(Some(exec), None, |worker| worker.due(exec, due));
+        }
+        if self.tools.tally_since.is_some_and(|since| now >= since + TALLY_EVERY) {
+            self.tools.report_tally();
+        }
+        if began.elapsed() > SLOW_TURN {
+            log::warn!("worker-{} had a turn of {} ms", self.index, began.elapsed().as_millis());
+        }
+    }
+
+    fn wait(&mut self, events: &mut Events) {
+        let now = Instant::now();
+        let mut timeout = self.tools.deadlines.wait(now);
+        if let Some(since) = self.tools.tally_since {
+            let report = (since + TALLY_EVERY).saturating_duration_since(now);
+            timeout = Some(timeout.map_or(report, |timeout| timeout.min(report)));
+        }
+        if !self.tools.ready.is_empty() {
+            timeout = Some(Duration::ZERO);
+        }
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            log::error!("worker-{} cannot poll: {error}", self.index);
+        }
+    }
+
+    fn drain_inbox(&mut self) {
+        self.inbox.disarm();
+        for _ in 0..TURN_MAX {
+            let Some(message) = self.inbox.next() else { return };
+            let (exec, session) = addressee(&message);
+            self.guarded(exec, session, |worker| worker.on(message));
+        }
+        self.inbox.rearm();
+    }
+
+    /// Runs one step. A panic in it ends the session that it was for, with INTERNAL, and nothing else (invariant 5).
+    fn guarded(&mut self, exec: Option<ExecId>, session: Option<SessionId>, step: impl FnOnce(&mut Self)) {
+        let session = session.or_else(|| self.commands.get(&exec?).map(|command| command.session));
+        if catch_unwind(AssertUnwindSafe(|| step(self))).is_err()
+            && let Some(session) = session
+        {
+            log::error!("session={session} worker-{}: a fault of ours; the session is ended", self.index);
+            self.end_faulty(session);
+        }
+    }
+
+    fn on(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Open { session, opening } => self.open(session, *opening),
+            ToWorker::Run { request, exec, session, running } => self.start(request, exec, session, *running),
+            ToWorker::Close { request, session } => self.close(session, Some(request), false),
+            ToWorker::Abandon { session } => self.abandon(session),
+            ToWorker::Cancel { exec } => {
+                self.with(exec, |command, tools| {
+                    command.wanted = false;
+                    if !command.finish_on_disconnect {
+                        command.kill(Verdict::Cancelled, tools);
+                    }
+                    Next::Stay
+                });
+            }
+            ToWorker::Kill { request, exec } => {
+                let answer = match self.commands.get_mut(&exec).filter(|command| !command.given_up) {
+                    Some(command) => {
+                        command.kill(Verdict::Cancelled, &mut self.tools);
+                        ToGateway::Answer { request, body: b"\"result\":{\"killed\":true}".to_vec(), more: false }
+                    }
+                    None => ToGateway::Refused { request, fault: Fault::exec_not_found(&exec.to_string()) },
+                };
+                self.tools.gateway.tell(answer);
+            }
+            ToWorker::Info { request, session } => {
+                let commands_max = self.commands_max();
+                self.tell_of(request, session, |session| {
+                    let mut body = b"\"result\":".to_vec();
+                    session.info(&mut body, commands_max);
+                    body
+                });
+            }
+            ToWorker::History { request, session, last } => {
+                self.tell_of(request, session, |session| session.history_body(last));
+            }
+            ToWorker::List { request, client } => self.list(request, client.as_deref()),
+            ToWorker::More { request } => self.more(request),
+            ToWorker::Forget { request } => {
+                self.answers.remove(&request);
+            }
+            ToWorker::CheckIdle { session } => self.check_idle(session),
+            ToWorker::Launched { exec, launched } => self.launched(exec, launched),
+            ToWorker::Probed { session, probed } => self.probed(session, probed),
+            ToWorker::Swept { exec, swept } => self.with(exec, |command, tools| command.swept(swept, tools)),
+            ToWorker::Sampled { exec, sample } => self.with(exec, |command, tools| {
+                command.sampled(sample, tools);
+                Next::Stay
+            }),
+            ToWorker::WorkspaceRemoved { session, removed } => {
+                if let Err(errno) = removed {
+                    log::warn!("session={session} its workspace cannot be removed: {errno}");
+                }
+                self.gone(session);
+            }
+            ToWorker::ClaimOrphans { orphans } => self.claim(&orphans),
+            ToWorker::EndAll { at_once } => self.end_all(at_once),
+            ToWorker::Stop => self.stopping = true,
+            #[cfg(test)]
+            ToWorker::Panic { .. } => panic!("injected"),
+        }
+    }
+}
+
+/// Whose step a message is, for the case that the step is faulty.
+fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
+    match message {
+        ToWorker::Open { session, .. }
+        | ToWorker::Run { session, .. }
+        | ToWorker::Close { session, .. }
+        | ToWorker::Abandon { session }
+        | ToWorker::Info { session, .. }
+        | ToWorker::History { session, .. }
+        | ToWorker::CheckIdle { session }
+        | ToWorker::Probed { session, .. }
+        | ToWorker::WorkspaceRemoved { session, .. } => (None, Some(*session)),
+        ToWorker::Cancel { exec }
+        | ToWorker::Kill { exec, .. }
+        | ToWorker::Launched { exec, .. }
+        | ToWorker::Swept { exec, .. }
+        | ToWorker::Sampled { exec, .. } => (Some(*exec), None),
+        ToWorker::List { .. }
+        | ToWorker::More { .. }
+        | ToWorker::Forget { .. }
+        | ToWorker::ClaimOrphans { .. }
+        | ToWorker::EndAll { .. }
+        | ToWorker::Stop => (None, None),
+        #[cfg(test)]
+        ToWorker::Panic { session } => (None, Some(*session)),
+    }
+}
