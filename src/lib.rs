@@ -85,7 +85,6 @@ mod admission;
 #[doc(hidden)]
 pub mod cli;
 pub mod client;
-#[allow(missing_docs, reason = "the fields are the keys of config.json; the README tells what each means and accepts")]
 pub mod config;
 mod deadlines;
 mod enforcement;

@@ -207,7 +207,12 @@ fn tell_start(config: &Config, address: Option<SocketAddr>) {
     if let Some(path) = &config.unix_socket {
         log::info!("listening on {}, mode {:04o}", path.display(), config.unix_socket_mode.0);
     }
-    for row in enforcement::report(config, &Host::probe()) {
+    let rows = enforcement::report(config, &Host::probe());
+    let pending: Vec<&str> = rows.iter().filter(|row| row.pending && !row.binds).map(|row| row.name).collect();
+    if !pending.is_empty() {
+        log::info!("read, and not enforced by this version yet: {}", pending.join(", "));
+    }
+    for row in rows {
         let note = row.note.as_deref().unwrap_or("it cannot bind on this host");
         if row.cannot_bind() {
             log::warn!("{} = {} does not bind: {note}", row.name, row.configured);

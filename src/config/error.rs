@@ -11,6 +11,7 @@ const FOUND_CHARS_MAX: usize = 80;
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
+    /// The file of this path.
     File(PathBuf),
     /// `--set group.key=JSON`
     Set,
@@ -23,11 +24,13 @@ pub enum Origin {
 /// One value that cannot be honoured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
+    /// Where the value was written.
     pub origin: Origin,
     /// `group.key`; empty where the whole file is at fault.
     pub key: String,
     /// The value as written, shortened; empty where it says nothing.
     pub found: String,
+    /// What is wrong with it, as a clause.
     pub reason: String,
     /// Empty where the reason says it all.
     pub accepted: String,

@@ -1,9 +1,11 @@
 //! Who a command is: its environment, and the uid that it runs under. Pure, after one look at our own at the start.
 
 use std::os::unix::ffi::OsStringExt;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::poll::{PollTimeout, poll};
 use nix::unistd::{Uid, User};
 
 use crate::config::{Children, RunAs};
@@ -138,6 +140,10 @@ pub struct UidRange {
 /// One place for all daemons of a host that can switch uids.
 const UID_LOCKS: &str = "/run/cofferdam-uids.lock";
 
+/// A predecessor that was killed ends its commands before it gives its uids back: a restart waits for that.
+const PREDECESSOR: Duration = Duration::from_secs(3);
+const PREDECESSOR_LOOK_MS: u16 = 20;
+
 impl UidRange {
     pub fn lock(base: u32, count: u32) -> Result<UidRange, String> {
         let open = || {
@@ -152,7 +158,13 @@ impl UidRange {
             l_len: count.into(),
             l_pid: 0,
         };
-        match fcntl(&file, FcntlArg::F_OFD_SETLK(&range)) {
+        let deadline = Instant::now() + PREDECESSOR;
+        let mut locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
+        while locked.is_err() && Instant::now() < deadline {
+            let _ = poll(&mut [], PollTimeout::from(PREDECESSOR_LOOK_MS));
+            locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
+        }
+        match locked {
             Ok(_) => Ok(UidRange { _lock: file }),
             Err(errno) => Err(format!(
                 "children.uid_base: {base} with uid_count {count}: another daemon on this host has uids of that range \
