@@ -234,7 +234,8 @@ impl Worker {
     pub(super) fn end_faulty(&mut self, id: SessionId) {
         let faulty: Vec<ExecId> =
             self.commands.values().filter(|command| command.session == id).map(|command| command.exec).collect();
-        let fault = || Fault::internal("a fault of the daemon; the session is ended");
+        // Told when all is ended and every place is free.
+        let mut unanswered = Vec::new();
         for exec in faulty {
             let Some(command) = self.take(exec) else { continue };
             let (request, wanted) = (command.request, command.wanted);
@@ -242,9 +243,7 @@ impl Worker {
             if let Some(child) = command.abandon() {
                 self.graveyard.insert(exec, (id, child));
             }
-            if wanted {
-                self.tools.gateway.tell(ToGateway::Refused { request, fault: fault() });
-            }
+            unanswered.extend(wanted.then_some(request));
         }
         if let Some(session) = self.sessions.remove(&id) {
             self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false });
@@ -252,16 +251,17 @@ impl Worker {
             for farewell in session.farewell {
                 self.tools.gateway.tell(farewell);
             }
-            let waiting = match session.state {
-                State::Opening { request } => vec![request],
-                State::Closing { requests, .. } => requests,
-                State::Open => Vec::new(),
-            };
-            for request in waiting {
-                self.tools.gateway.tell(ToGateway::Refused { request, fault: fault() });
+            match session.state {
+                State::Opening { request } => unanswered.push(request),
+                State::Closing { requests, .. } => unanswered.extend(requests),
+                State::Open => {}
             }
             let task = Task::RemoveWorkspace { session: id, workspaces: self.tools.setup.workspaces.clone() };
             self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
+        }
+        for request in unanswered {
+            let fault = Fault::internal("a fault of the daemon; the session is ended");
+            self.tools.gateway.tell(ToGateway::Refused { request, fault });
         }
         self.tools.tell_orphans_seen();
         self.tell_if_empty();

@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use crate::start_trees;
-use crate::support::{DEADLINE, Daemon, Launch, Signal, json, wait_until};
+use crate::support::{DEADLINE, Daemon, Launch, Signal, is_root, json, skip, wait_until};
 
 #[test]
 fn inv15_when_the_runtime_is_killed_the_guard_leaves_nothing_behind() {
@@ -85,6 +85,23 @@ fn inv15_an_idle_runtime_ends_with_its_guard() {
     daemon.killed = true;
     client.expect_end();
     wait_until("everything is gone", DEADLINE, || daemon.remains().is_empty().then_some(()));
+}
+
+#[test]
+fn after_a_kill_the_same_uids_can_be_used_at_once() {
+    if !is_root() {
+        return skip("only root has a pool of uids");
+    }
+    let mut first = Daemon::start(&[]);
+    let mut client = first.tcp();
+    start_trees(&first, &mut client, 2);
+    let base = first.launch.uids.start;
+    // The guard: the runtime lives on until it has ended what runs.
+    first.signal(Signal::SIGKILL);
+    let second = Launch::new().set("children.uid_base", json!(base)).start();
+    second.tcp().ping();
+    first.exit();
+    first.killed = true;
 }
 
 #[test]

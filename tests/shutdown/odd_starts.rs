@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, sigprocmask};
 
-use crate::support::{self, DEADLINE, Daemon, Launch, Signal, Value, json, procs, wait_until};
+use crate::support::{self, DEADLINE, Daemon, Launch, Signal, Value, is_root, json, procs, skip, wait_until};
 
 #[test]
 fn a_signal_at_any_moment_of_the_start_ends_it_without_leftovers() {
@@ -36,6 +36,21 @@ fn a_second_daemon_on_a_socket_in_use_is_refused_and_leaves_it_alone() {
     assert!(!output.status.success());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains(&*daemon.launch.socket().to_string_lossy()), "{said}");
+    daemon.unix().ping();
+}
+
+#[test]
+fn inv18_a_second_daemon_on_uids_of_another_is_refused() {
+    if !is_root() {
+        return skip("only root has a pool of uids");
+    }
+    let daemon = Daemon::start(&[]);
+    let within = daemon.launch.uids.start + 7;
+    let launch = Launch::new().without_unix().set("children.uid_base", json!(within));
+    let output = launch.command().stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "a configuration that cannot be honoured");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("children.uid_base") && said.contains(&within.to_string()), "{said}");
     daemon.unix().ping();
 }
 
