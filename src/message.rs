@@ -99,11 +99,22 @@ pub enum ToWorker {
         at_once: bool,
     },
     Stop,
-    /// A fault of ours, injected.
+    /// A step of a session, injected.
     #[cfg(test)]
-    Panic {
+    Step {
         session: SessionId,
+        step: Step,
     },
+}
+
+#[cfg(test)]
+pub struct Step(pub Box<dyn FnOnce() + Send>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("Step")
+    }
 }
 
 /// A session to open.

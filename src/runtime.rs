@@ -228,12 +228,23 @@ mod tests {
     use super::*;
     use crate::client::OpenSession;
     use crate::ids::SessionId;
-    use crate::message::ToWorker;
+    use crate::message::{Step, ToWorker};
 
     fn alone() -> Config {
         let mut config = Config { listen: None, ..Config::default() };
         config.children.run_as = crate::config::RunAs::Same;
         config
+    }
+
+    fn stats(client: &mut Client) -> serde_json::Value {
+        serde_json::from_str(client.stats().unwrap().get()).unwrap()
+    }
+
+    fn inject(runtime: &Runtime, session: &str, step: impl FnOnce() + Send + 'static) {
+        let workers = &runtime.parts.as_ref().unwrap().workers;
+        let session = SessionId::parse(session).unwrap();
+        let step = Step(Box::new(step));
+        workers[session.0 as usize % workers.len()].tell(ToWorker::Step { session, step });
     }
 
     #[test]
@@ -242,8 +253,6 @@ mod tests {
         let (mut first, mut second) = (runtime.connect().unwrap(), runtime.connect().unwrap());
         let faulty = first.open(&OpenSession::default()).unwrap().session;
         let other = second.open(&OpenSession::default()).unwrap().session;
-        let workers = &runtime.parts.as_ref().unwrap().workers;
-        let id = SessionId::parse(&faulty).unwrap();
         let running = std::thread::spawn({
             let faulty = faulty.clone();
             move || first.run(&Run::cmd("sleep 60").in_session(faulty))
@@ -252,15 +261,48 @@ mod tests {
         while !second.session_info(&faulty).is_ok_and(|info| info.busy) {
             assert!(Instant::now() < deadline, "the command does not start");
         }
-        workers[id.0 as usize % workers.len()].tell(ToWorker::Panic { session: id });
+        inject(&runtime, &faulty, || panic!("injected"));
         let error = running.join().unwrap().unwrap_err();
         assert_eq!(error.refused().map(|refused| refused.reason.as_str()), Some("INTERNAL"));
         assert!(second.session_info(&faulty).is_err());
         let record = second.run(&Run::cmd("echo on").in_session(other)).unwrap();
         assert_eq!(record.stdout.as_deref(), Some("on\n"));
-        let stats: serde_json::Value = serde_json::from_str(second.stats().unwrap().get()).unwrap();
+        let stats = stats(&mut second);
         assert_eq!(stats["commands"]["running"], 0);
         assert_eq!(stats["sessions"]["current"], 1);
+        runtime.stop();
+    }
+
+    #[test]
+    fn inv5_a_command_that_a_panic_kept_from_starting_is_rejected_and_not_finished() {
+        let runtime = Runtime::start(alone()).unwrap();
+        let (mut first, mut second) = (runtime.connect().unwrap(), runtime.connect().unwrap());
+        let faulty = first.open(&OpenSession::default()).unwrap().session;
+        // Held up, the worker finds the command and the fault in one turn.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        inject(&runtime, &faulty, move || {
+            let _ = held.recv();
+        });
+        let before = stats(&mut second)["requests"]["total"].as_u64().unwrap();
+        let running = std::thread::spawn({
+            let faulty = faulty.clone();
+            move || first.run(&Run::cmd("sleep 60").in_session(faulty))
+        });
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for asked in 1.. {
+            assert!(Instant::now() < deadline, "the command does not arrive");
+            if stats(&mut second)["requests"]["total"].as_u64().unwrap() > before + asked {
+                break;
+            }
+        }
+        inject(&runtime, &faulty, || panic!("injected"));
+        drop(release);
+        let error = running.join().unwrap().unwrap_err();
+        assert_eq!(error.refused().map(|refused| refused.reason.as_str()), Some("INTERNAL"));
+        let commands = &stats(&mut second)["commands"];
+        for (name, count) in [("started", 0), ("running", 0), ("finished", 0), ("rejected", 1)] {
+            assert_eq!(commands[name], count, "{name}");
+        }
         runtime.stop();
     }
 
@@ -274,8 +316,7 @@ mod tests {
         let mut watcher = runtime.connect().unwrap();
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
-            let stats: serde_json::Value = serde_json::from_str(watcher.stats().unwrap().get()).unwrap();
-            if stats["commands"]["running"] == 1 {
+            if stats(&mut watcher)["commands"]["running"] == 1 {
                 break;
             }
             assert!(Instant::now() < deadline, "the command does not start");

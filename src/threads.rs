@@ -1,6 +1,7 @@
 //! Starting threads, and waiting for them, but not for ever.
 
-use std::io;
+use std::any::Any;
+use std::io::{self, Write};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -20,8 +21,9 @@ pub fn thread(name: String, main: impl FnOnce() + Send + 'static) -> io::Result<
     let told = name.clone();
     let handle = std::thread::Builder::new().name(name.clone()).stack_size(STACK_BYTES).spawn(move || {
         let _ending = ending;
-        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(main)).is_err() {
-            log::error!("{told} has panicked; the runtime ends");
+        if let Err(payload) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(main)) {
+            // Written, not logged: the log's own thread has no time left for it.
+            let _ = writeln!(io::stderr(), "cofferdam: {told} has panicked, the runtime ends: {}", said(&*payload));
             std::process::abort();
         }
     })?;
@@ -43,4 +45,10 @@ impl Joinable {
             Ok(()) | Err(crossbeam_channel::RecvTimeoutError::Disconnected) => drop(self.handle.join()),
         }
     }
+}
+
+/// The text of a panic, where it has one.
+fn said(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("without a text")
 }

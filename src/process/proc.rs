@@ -72,11 +72,38 @@ pub fn uid(pid: i32) -> Option<u32> {
 /// Bytes of an environment that are looked at: ours stands first, as it was put there first.
 const ENVIRON_BYTES: usize = 16 * 1024;
 
+/// What the first environment of a process says of a variable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Environ {
+    /// Its line, `NAME=value`.
+    Line(Vec<u8>),
+    /// It is not there, or not for us to read.
+    Without,
+    /// The process is in the middle of an exec: the old environment is gone, the new one not there yet.
+    InExec,
+}
+
 /// The line of a process's first environment that begins so.
-pub fn environ_line(pid: i32, start: &[u8]) -> Option<Vec<u8>> {
+pub fn environ(pid: i32, start: &[u8]) -> Environ {
     let mut buffer = vec![0; ENVIRON_BYTES];
-    let text = read(&format!("/proc/{pid}/environ"), &mut buffer)?;
-    text.split(|byte| *byte == 0).find(|line| line.starts_with(start)).map(<[u8]>::to_vec)
+    let Some(text) = read(&format!("/proc/{pid}/environ"), &mut buffer) else { return Environ::Without };
+    if text.is_empty() && is_in_exec(pid) {
+        return Environ::InExec;
+    }
+    let line = text.split(|byte| *byte == 0).find(|line| line.starts_with(start));
+    line.map_or(Environ::Without, |line| Environ::Line(line.to_vec()))
+}
+
+/// An environment that is empty has an address; one that is still to come has none.
+fn is_in_exec(pid: i32) -> bool {
+    const ENV_END: usize = 51;
+    let mut buffer = [0; STAT_BYTES];
+    let text = read(&format!("/proc/{pid}/stat"), &mut buffer);
+    let field = text.and_then(|text| {
+        let text = std::str::from_utf8(text.get(text.iter().rposition(|byte| *byte == b')')? + 2..)?).ok()?;
+        text.split_ascii_whitespace().nth(ENV_END - 3)
+    });
+    field == Some("0")
 }
 
 /// The children of all threads of a process.

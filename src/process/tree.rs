@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::proc::{self, Adopted, Stat};
+use super::proc::{self, Adopted, Environ, Stat};
 use crate::sys::clone::kill_all_of;
 use crate::sys::process::{pidfd_open, pidfd_signal};
 
@@ -34,12 +34,26 @@ const PROCESSES_MAX: usize = 4096;
 
 impl Marks {
     /// The cheap marks first: the environment is read only of what hides its session and group.
-    pub fn own(&self, stat: &Stat) -> bool {
-        stat.session == self.leader
+    fn whose(&self, stat: &Stat) -> Whose {
+        let marked = stat.session == self.leader
             || stat.group == self.leader
             || self.killed.contains(&(stat.pid, stat.started))
-            || (self.uid.is_some() && proc::uid(stat.pid) == self.uid)
-            || (stat.is_alive() && proc::environ_line(stat.pid, EXEC_MARK).is_some_and(|line| line == self.environ))
+            || (self.uid.is_some() && proc::uid(stat.pid) == self.uid);
+        if marked {
+            return Whose::Own;
+        }
+        if !stat.is_alive() {
+            return Whose::Other;
+        }
+        match proc::environ(stat.pid, EXEC_MARK) {
+            Environ::Line(line) if line == self.environ => Whose::Own,
+            Environ::Line(_) | Environ::Without => Whose::Other,
+            Environ::InExec => Whose::Unknown,
+        }
+    }
+
+    fn own(&self, stat: &Stat) -> bool {
+        self.whose(stat) == Whose::Own
     }
 
     /// Whether an orphan that was looked at already is one of these.
@@ -49,6 +63,14 @@ impl Marks {
         let by_uid = self.uid.is_some() && *uid == self.uid;
         by_number || by_uid || mark.as_ref() == Some(&self.environ)
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Own,
+    Other,
+    /// It has left the session, and shows no environment in the middle of its exec: a later look will tell.
+    Unknown,
 }
 
 const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
@@ -81,7 +103,11 @@ pub fn reap(orphan: i32) -> bool {
 
 /// Every orphan there is, dead ones included.
 pub fn census(adopted: &Adopted) -> Vec<Orphan> {
-    let orphan = |stat: Stat| Orphan { uid: proc::uid(stat.pid), mark: proc::environ_line(stat.pid, EXEC_MARK), stat };
+    let mark = |pid| match proc::environ(pid, EXEC_MARK) {
+        Environ::Line(line) => Some(line),
+        Environ::Without | Environ::InExec => None,
+    };
+    let orphan = |stat: Stat| Orphan { uid: proc::uid(stat.pid), mark: mark(stat.pid), stat };
     adopted.pids().into_iter().filter_map(proc::stat).map(orphan).collect()
 }
 
@@ -109,7 +135,13 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
         return Swept::Proven;
     }
     let pids = adopted.pids();
-    let orphans: Vec<Stat> = pids.iter().copied().filter_map(proc::stat).filter(|stat| marks.own(stat)).collect();
+    let mut unknown = false;
+    let own = |stat: &Stat| {
+        let whose = marks.whose(stat);
+        unknown |= whose == Whose::Unknown;
+        whose == Whose::Own
+    };
+    let orphans: Vec<Stat> = pids.iter().copied().filter_map(proc::stat).filter(own).collect();
     for dead in orphans.iter().filter(|stat| !stat.is_alive()) {
         reap(dead.pid);
     }
@@ -128,7 +160,7 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
         return Swept::Killed(alive.iter().map(|stat| (stat.pid, stat.started)).collect());
     }
     // Two readings that are the same have missed nothing: whatever forks and ends meanwhile changes the list.
-    let proven = (tree.is_empty() && adopted.pids() == pids) || adopted.is_empty();
+    let proven = (tree.is_empty() && !unknown && adopted.pids() == pids) || adopted.is_empty();
     if proven { Swept::Proven } else { Swept::NoneSeen }
 }
 

@@ -460,6 +460,11 @@ impl Command {
         self.base64
     }
 
+    /// Whether it ran at all: what did not is no finished command, only a rejected one.
+    pub fn has_started(&self) -> bool {
+        self.phase != Phase::Launching
+    }
+
     pub fn is_streamed(&self) -> bool {
         matches!(self.stdout.sink, Sink::Stream(_))
     }

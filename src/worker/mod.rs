@@ -269,7 +269,7 @@ impl Worker {
             ToWorker::EndAll { at_once } => self.end_all(at_once),
             ToWorker::Stop => self.stopping = true,
             #[cfg(test)]
-            ToWorker::Panic { .. } => panic!("injected"),
+            ToWorker::Step { step, .. } => (step.0)(),
         }
     }
 }
@@ -298,6 +298,6 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         | ToWorker::EndAll { .. }
         | ToWorker::Stop => (None, None),
         #[cfg(test)]
-        ToWorker::Panic { session } => (None, Some(*session)),
+        ToWorker::Step { session, .. } => (None, Some(*session)),
     }
 }

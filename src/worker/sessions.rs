@@ -9,7 +9,7 @@ use super::commands::spawn_fault;
 use super::record::Verdict;
 use super::session::{Session, State};
 use crate::ids::{ExecId, RequestId, SessionId};
-use crate::message::{Opening, ToGateway, ToReaper};
+use crate::message::{CommandEnd, Opening, ToGateway, ToReaper};
 use crate::process::errands::{Errand, Task};
 use crate::process::spawn::SpawnFault;
 use crate::protocol::fault::Fault;
@@ -239,7 +239,11 @@ impl Worker {
         for exec in faulty {
             let Some(command) = self.take(exec) else { continue };
             let (request, wanted) = (command.request, command.wanted);
-            self.free_slot(&command, &command.unkillable());
+            if command.has_started() {
+                self.free_slot(&command, &command.unkillable());
+            } else {
+                self.tools.gateway.leave(ToGateway::CommandGone { exec, session: id, end: CommandEnd::NotStarted });
+            }
             if let Some(child) = command.abandon() {
                 self.graveyard.insert(exec, (id, child));
             }
