@@ -37,8 +37,8 @@ pub use self::error::{ClientError, RpcError};
 pub use self::request::{Budget, EncodingAsked, OnDisconnect, OnOutputLimit, OpenSession, OutputKeep, Pty, Run};
 use self::wire::{Line, Stream};
 pub use crate::protocol::record::{
-    Closed, Encoding, LimitSet, NotBase64, Opened, OutputPiece, OutputStream, Record, RequestId, SessionInfo,
-    SessionUsage, Shell, Status, Usage,
+    Closed, Encoding, LimitSet, NotBase64, Opened, OutputPiece, OutputStream, Record, RequestId, SessionBudget,
+    SessionInfo, SessionUsage, Shell, Status, Usage,
 };
 
 /// Longest line taken from the daemon unless set otherwise. A record holds two outputs of `max_output_bytes` (4 MiB)

@@ -64,6 +64,12 @@ impl Row {
         self
     }
 
+    /// Logs that it does not bind.
+    pub fn warn(&self) {
+        let note = self.note.as_deref().unwrap_or("it cannot bind on this host");
+        log::warn!("{} = {} does not bind: {note}", self.name, self.configured);
+    }
+
     /// It is configured and this host cannot hold it, though this version would.
     pub fn cannot_bind(&self) -> bool {
         !self.binds && !self.pending
@@ -109,8 +115,13 @@ pub fn report(config: &Config, host: &Host) -> Vec<Row> {
         Row::new("max_stdin_bytes", bytes(config.commands.max_stdin_bytes), "admission"),
         Row::new("max_sessions", config.sessions.max_sessions.to_string(), "admission"),
         Row::new("max_commands", config.commands.max_commands.to_string(), "admission"),
+        Row::new("max_queued", config.commands.max_queued.to_string(), "admission"),
+        Row::new("key_window_s", format!("{} s", config.commands.key_window_s), "admission"),
+        quotas(config),
+        rate(config),
         connections(config, host),
         buffers(config, host),
+        reserve(config),
         oom_score_adj(config, host),
         no_new_privs(config),
         run_as(config, host),
@@ -199,6 +210,27 @@ fn buffers(config: &Config, host: &Host) -> Row {
             .advise(format!("commands.max_buffer_bytes below {total}")),
         _ => row,
     }
+}
+
+fn quotas(config: &Config) -> Row {
+    let quotas = &config.quotas;
+    let (registered, clients) = (quotas.registered.len(), quotas.clients.len());
+    let configured = format!("{}, {registered} registered, {clients} clients", quotas.model.name());
+    Row::new("quotas", configured, "admission")
+}
+
+fn rate(config: &Config) -> Row {
+    let rate = &config.rate;
+    let Some(configured) = &rate.rate else {
+        return Row::new("rate", "none", "none").note("requests come as they come");
+    };
+    let row = Row::new("rate", configured, "admission");
+    if rate.dry_run { row.note("dry_run: counted, and nothing is refused or delayed") } else { row }
+}
+
+fn reserve(config: &Config) -> Row {
+    let row = Row::new("memory.reserve_bytes", bytes(config.memory.reserve_bytes), "admission");
+    if config.memory.strict { row.note("and memory_bytes of the command above it") } else { row }
 }
 
 fn oom_score_adj(config: &Config, host: &Host) -> Row {

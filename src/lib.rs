@@ -28,7 +28,7 @@
 //!     └─ runtime process
 //!          clients ══ TCP, Unix ══▶ gateway ──ToWorker──▶ worker-0 … worker-N ══ pipes, pidfds ══▶ process trees
 //!                                   gateway ◀─ToGateway── worker-k
-//!          signals ═══════════════▶ reaper ── orders: close what idles, end all, stop ──▶ gateway, workers
+//!          signals ═══════════════▶ reaper ── orders: close what idles, reload, end all ──▶ gateway, workers
 //!                                   relief ── goes on in place of a worker whose start of a command hangs
 //!                                   errand-k ◀── what may block in a file system ── workers, reaper
 //!          every thread ─counters─▶ stats          every thread ─lines─▶ log
@@ -37,11 +37,11 @@
 //! | thread | blocks in | owns |
 //! | --- | --- | --- |
 //! | guard (a process of its own) | `sigwait` | the runtime's process, and whatever it leaves behind |
-//! | `reaper`, on the runtime's main thread | its poll: signals, mailbox, next sweep | adopted orphans, idle expiry, the order of shutdown |
+//! | `reaper`, on the runtime's main thread | its poll: signals, mailbox, next sweep | adopted orphans, idle expiry, the order of shutdown and reload |
 //! | `gateway` | its poll: listeners, connections, mailbox | connections, framing, admission, requests in flight |
 //! | `worker-k` | its poll: pipes and pidfds of its children, mailbox, next deadline | its sessions and their commands, from the start to the reap |
 //! | `relief` | a channel, with a tick while a command is being started | the state of a worker that is starting a command |
-//! | `errand-k` | reading its queue | trials of a working directory, walks of /proc, removal of workspaces |
+//! | `errand-k` | reading its queue | trials of a working directory, walks of /proc, removal of workspaces, reading the configuration again |
 //! | `stats` | a channel | counters, histograms, samples of /proc |
 //! | `log` | a channel | stderr |
 //!
@@ -81,7 +81,7 @@
 #![warn(missing_docs)]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-mod admission;
+pub mod admission;
 #[doc(hidden)]
 pub mod cli;
 pub mod client;

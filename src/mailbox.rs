@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
@@ -29,12 +29,11 @@ pub enum Refusal<T> {
 pub struct Mailbox<T> {
     queue: Sender<T>,
     bell: Arc<Bell>,
-    messages_max: usize,
 }
 
 impl<T> Clone for Mailbox<T> {
     fn clone(&self) -> Self {
-        Mailbox { queue: self.queue.clone(), bell: self.bell.clone(), messages_max: self.messages_max }
+        Mailbox { queue: self.queue.clone(), bell: self.bell.clone() }
     }
 }
 
@@ -43,6 +42,7 @@ impl<T> Clone for Mailbox<T> {
 #[derive(Debug)]
 struct Bell {
     armed: AtomicBool,
+    messages_max: AtomicUsize,
     rope: File,
 }
 
@@ -73,16 +73,18 @@ pub fn mailbox<T>(registry: &Registry, token: Token, messages_max: usize) -> std
     let (sender, receiver) = unbounded();
     let (rung, rope) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     registry.register(&mut SourceFd(&rung.as_raw_fd()), token, Interest::READABLE)?;
-    let bell = Arc::new(Bell { armed: AtomicBool::new(false), rope: rope.into() });
-    Ok((
-        Mailbox { queue: sender, bell: bell.clone(), messages_max },
-        Inbox { queue: receiver, bell, rung: rung.into() },
-    ))
+    let bell = Arc::new(Bell { armed: AtomicBool::new(false), messages_max: messages_max.into(), rope: rope.into() });
+    Ok((Mailbox { queue: sender, bell: bell.clone() }, Inbox { queue: receiver, bell, rung: rung.into() }))
 }
 
 impl<T> Mailbox<T> {
+    /// Raises the bound, for more than could be under way before; it never falls, as what is under way stays so.
+    pub fn allow(&self, messages_max: usize) {
+        self.bell.messages_max.fetch_max(messages_max, Ordering::Relaxed);
+    }
+
     pub fn offer(&self, message: T) -> Result<(), Refusal<T>> {
-        if self.queue.len() >= self.messages_max {
+        if self.queue.len() >= self.bell.messages_max.load(Ordering::Relaxed) {
             self.bell.ring();
             return Err(Refusal::Full(message));
         }
@@ -109,7 +111,7 @@ impl<T> Mailbox<T> {
         match self.offer(message) {
             Ok(()) | Err(Refusal::Gone(_)) => {}
             Err(Refusal::Full(message)) => {
-                log::error!("a mailbox is over its bound of {} messages", self.messages_max);
+                log::error!("a mailbox is over its bound of {:?} messages", self.bell.messages_max);
                 debug_assert!(false, "a mailbox is over its bound");
                 let _ = self.queue.send(message);
             }
@@ -157,6 +159,10 @@ mod tests {
         assert_eq!(mailbox.offer(3), Err(Refusal::Full(3)));
         assert_eq!(inbox.next(), Some(1));
         assert_eq!(mailbox.offer(3), Ok(()));
+        mailbox.allow(1);
+        assert_eq!(mailbox.offer(4), Err(Refusal::Full(4)));
+        mailbox.allow(3);
+        assert_eq!(mailbox.clone().offer(4), Ok(()));
         drop(inbox);
         assert_eq!(mailbox.offer(4), Err(Refusal::Gone(4)));
     }

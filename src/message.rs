@@ -3,8 +3,10 @@
 //! Orders are imperatives, facts are past tense, both in the receiver's words.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::admission::buffers::{Claim, Share};
+use crate::config::Config;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::process::spawn::{Launched, SpawnFault};
 use crate::process::tree::{Orphan, Sample, Swept};
@@ -12,7 +14,9 @@ use crate::process::workspace::Removed;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::{OpenSession, Run};
+use crate::runtime::reload::{Reloaded, Reloader, Wish};
 use crate::stats::Tally;
+use crate::worker::Setup;
 
 /// To `worker-k`.
 #[derive(Debug)]
@@ -30,6 +34,11 @@ pub enum ToWorker {
     Close {
         request: RequestId,
         session: SessionId,
+    },
+    /// One command more, or less, waits for a slot to start in the session: until then it is not idle.
+    Expect {
+        session: SessionId,
+        more: bool,
     },
     /// The connection that opened the session is gone.
     Abandon {
@@ -98,6 +107,10 @@ pub enum ToWorker {
     EndAll {
         at_once: bool,
     },
+    /// What it goes by from now on.
+    Reload {
+        setup: Arc<Setup>,
+    },
     Stop,
     /// A step of a session, injected.
     #[cfg(test)]
@@ -135,10 +148,14 @@ pub struct Running {
     /// Opens its session first, and closes it behind the command.
     pub ephemeral: Option<Box<Opening>>,
     pub limits: Limits,
+    /// No other command runs in its session as long as it does.
+    pub alone: bool,
     pub spec: Run,
     /// The request's id as it was sent, where pieces of a stream must name it.
     pub id: Option<Box<str>>,
     pub asked_at: Instant,
+    /// What its input and its outputs may take.
+    pub buffers: Claim,
 }
 
 /// To `gateway`.
@@ -150,6 +167,11 @@ pub enum ToGateway {
         body: Vec<u8>,
         more: bool,
     },
+    /// The whole body of the answer to a command with a retry key, for all who ask with the same.
+    Kept {
+        request: RequestId,
+        body: Vec<u8>,
+    },
     /// The next piece of an answer.
     Piece {
         request: RequestId,
@@ -160,6 +182,7 @@ pub enum ToGateway {
     Stream {
         request: RequestId,
         line: Vec<u8>,
+        share: Share,
     },
     /// A fragment of an answer that several actors make together.
     Fragment {
@@ -185,11 +208,17 @@ pub enum ToGateway {
         session: SessionId,
         end: CommandEnd,
     },
+    /// The limits that were set are on the disk, or why not.
+    LimitsSaved {
+        saved: Result<(), String>,
+    },
     Adopt {
         stream: std::os::unix::net::UnixStream,
     },
     /// No more listening, sessions or commands; answers `Drained` to the reaper when no command runs.
     Drain,
+    /// The configuration was read again: what goes from now on, and what is told of it.
+    Reload(Box<Reloaded>),
     /// Delivers what can be delivered until the deadline, then stops.
     Stop {
         deadline: Instant,
@@ -207,6 +236,9 @@ pub enum CommandEnd {
         total_us: u64,
         bytes_read: u64,
         bytes_dropped: u64,
+        /// Of this command; what its session has used up.
+        cpu: Duration,
+        output_bytes: u64,
     },
 }
 
@@ -245,6 +277,14 @@ pub enum ToReaper {
     OrphansClaimed {
         pids: Vec<i32>,
     },
+    /// Somebody wants another configuration.
+    Reload {
+        wish: Wish,
+    },
+    Reloaded {
+        reloader: Box<Reloader>,
+        reloaded: Box<Reloaded>,
+    },
     Stop,
 }
 
@@ -256,6 +296,9 @@ pub enum ToStats {
     Snapshot {
         request: RequestId,
         tally: Box<Tally>,
+    },
+    Reload {
+        config: Arc<Config>,
     },
     Stop,
 }

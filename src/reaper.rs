@@ -2,6 +2,8 @@
 //! orphans, idle expiry, and the order of the shutdown. Starts no process, so that all children of its thread are
 //! orphans; blocks in its poll alone.
 
+mod reload;
+
 use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::os::unix::net::UnixStream;
@@ -20,8 +22,12 @@ use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errand;
 use crate::process::tree::{Named, Orphan, reap, signal_exactly};
+use crate::runtime::reload::{Reloader, Wish};
 use crate::stats::Tally;
 use crate::worker::Relief;
+
+use self::reload::Reloading;
+pub use self::reload::{drain, sweep_every};
 
 pub const INBOX: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -74,6 +80,7 @@ pub struct Reaper {
     drain_began: Option<Instant>,
     empty: HashSet<usize>,
     tally: Tally,
+    reloading: Reloading,
 }
 
 /// Orphans that the workers are asked about.
@@ -108,6 +115,7 @@ impl Reaper {
         links: Links,
         policy: Policy,
         signals: Option<Signals>,
+        reloader: Box<Reloader>,
     ) -> std::io::Result<Self> {
         if let Some(signals) = &signals {
             use std::os::fd::AsRawFd;
@@ -130,6 +138,7 @@ impl Reaper {
             drain_began: None,
             empty: HashSet::new(),
             tally: Tally::default(),
+            reloading: Reloading::new(reloader),
         })
     }
 
@@ -202,6 +211,8 @@ impl Reaper {
                 }
             }
             ToReaper::Delivered => self.phase = Phase::Over,
+            ToReaper::Reload { wish } => self.reload(wish),
+            ToReaper::Reloaded { reloader, reloaded } => self.reloaded(reloader, reloaded),
             ToReaper::Stop => self.end(true),
         }
     }
@@ -237,7 +248,7 @@ impl Reaper {
             self.reap_dead();
         }
         if seen.reload {
-            log::warn!("SIGHUP: this version reads its configuration at the start only; restart it to change anything");
+            self.reload(Wish::Sources);
         }
         if !seen.stop {
             return;

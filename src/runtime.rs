@@ -1,6 +1,7 @@
 //! The runtime: in a process of its own as the daemon, or inside of another program.
 
 mod assembly;
+pub(crate) mod reload;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -10,9 +11,12 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::getppid;
 
+pub(crate) use self::assembly::messages_max;
+pub(crate) use self::assembly::tell_overruled;
 use self::assembly::{Parts, build, system};
+use self::reload::Wish;
 use crate::client::{Client, ClientError, Record, Run};
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::enforcement::{self, Host};
 use crate::gateway::ListenError;
 use crate::mailbox::Mailbox;
@@ -36,6 +40,8 @@ pub struct Options {
     pub hangup_stops: bool,
     /// Records tell how large address spaces were (`usage.max_vm_bytes`).
     pub watch_vm: bool,
+    /// With `signals`: what SIGHUP reads again.
+    pub sources: Option<Sources>,
 }
 
 /// Why the runtime could not start. Reads as one clause.
@@ -60,6 +66,18 @@ impl std::fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// The runtime is stopping, and takes no other configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopping;
+
+impl std::fmt::Display for Stopping {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("the runtime is stopping")
+    }
+}
+
+impl std::error::Error for Stopping {}
 
 /// The runtime in this process: start it, be its client, stop it.
 ///
@@ -100,7 +118,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::start`].
     pub fn start_with(config: Config, options: Options) -> Result<Runtime, StartError> {
-        let (reaper, parts) = build(&config, options)?;
+        let (reaper, parts) = build(config, options)?;
         let (gateway, own, address) = (parts.gateway.clone(), parts.reaper.clone(), parts.address);
         let reaper_thread = system("start a thread", thread("reaper".into(), move || reaper.run()))?;
         Ok(Runtime { gateway, reaper: own, reaper_thread: Some(reaper_thread), parts: Some(parts), address })
@@ -124,6 +142,28 @@ impl Runtime {
         let mut client =
             self.connect().map_err(|error| ClientError::Io { step: "connect to the runtime".into(), error })?;
         client.run(run)
+    }
+
+    /// Has another configuration in effect, without dropping anything: for sessions and commands that come after. The
+    /// names of the keys that need a restart, and keep their old value until then. As at the start, the values are
+    /// taken as they are; those of a file are checked by [`Config::load`].
+    ///
+    /// ```no_run
+    /// # use cofferdam::{Config, Runtime};
+    /// let mut config = Config { listen: None, ..Config::default() };
+    /// let runtime = Runtime::start(config.clone())?;
+    /// config.commands.max_commands = 4;
+    /// config.sessions.threads = 2;
+    /// assert_eq!(runtime.reload(config)?, ["sessions.threads"]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The runtime is stopping.
+    pub fn reload(&self, config: Config) -> Result<Vec<String>, Stopping> {
+        let (tell, told) = crossbeam_channel::bounded(1);
+        self.reaper.tell(ToReaper::Reload { wish: Wish::Given(Box::new(config), tell) });
+        told.recv().map_err(|_| Stopping)
     }
 
     /// Where the TCP listener is, if there is one.
@@ -153,7 +193,7 @@ impl Drop for Runtime {
 }
 
 /// Runs the daemon on this, the main, thread of the runtime process, until it is told to stop; its exit code.
-pub fn serve(config: Config) -> i32 {
+pub fn serve(config: Config, sources: Sources) -> i32 {
     let logging = match crate::logging::start("info") {
         Ok(logging) => logging,
         Err(error) => {
@@ -161,15 +201,15 @@ pub fn serve(config: Config) -> i32 {
             return 1;
         }
     };
-    let code = serve_logged(config);
+    let code = serve_logged(config, sources);
     logging.flush();
     code
 }
 
-fn serve_logged(config: Config) -> i32 {
+fn serve_logged(config: Config, sources: Sources) -> i32 {
     let guard = getppid();
-    let options = Options { exclusive: true, signals: true, ..Options::default() };
-    let (reaper, parts) = match build(&config, options) {
+    let options = Options { exclusive: true, signals: true, sources: Some(sources), ..Options::default() };
+    let (reaper, parts) = match build(config.clone(), options) {
         Ok(built) => built,
         Err(error) => {
             log::error!("{error}");
@@ -213,11 +253,10 @@ fn tell_start(config: &Config, address: Option<SocketAddr>) {
         log::info!("read, and not enforced by this version yet: {}", pending.join(", "));
     }
     for row in rows {
-        let note = row.note.as_deref().unwrap_or("it cannot bind on this host");
-        if row.cannot_bind() {
-            log::warn!("{} = {} does not bind: {note}", row.name, row.configured);
-        } else if row.name == "run_as" && row.note.is_some() {
-            log::info!("{}: {note}", row.name);
+        match &row.note {
+            _ if row.cannot_bind() => row.warn(),
+            Some(note) if row.name == "run_as" => log::info!("{}: {note}", row.name),
+            Some(_) | None => {}
         }
     }
 }
@@ -303,6 +342,15 @@ mod tests {
         for (name, count) in [("started", 0), ("running", 0), ("finished", 0), ("rejected", 1)] {
             assert_eq!(commands[name], count, "{name}");
         }
+        runtime.stop();
+    }
+
+    #[test]
+    fn a_runtime_that_stops_takes_no_other_configuration() {
+        let runtime = Runtime::start(alone()).unwrap();
+        assert_eq!(runtime.reload(alone()), Ok(Vec::new()));
+        runtime.reaper.tell(ToReaper::Stop);
+        assert_eq!(runtime.reload(alone()), Err(Stopping));
         runtime.stop();
     }
 

@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 
+use crate::admission::buffers::Account;
+use crate::admission::headroom;
 use crate::config::Config;
 use crate::mailbox::Mailbox;
 use crate::message::{ToGateway, ToStats};
 use crate::protocol::encode::Object;
 use crate::protocol::fault::Reason;
 use crate::protocol::record::Status;
-use crate::worker::Pool;
 
 /// What was counted since it was last handed over.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +32,7 @@ pub struct Tally {
     pub bytes_read: u64,
     pub bytes_dropped: u64,
     pub requests_total: u64,
+    pub rate_limited: u64,
     pub errors: [u64; Reason::ALL.len()],
     pub sweeps: u64,
     pub orphans_killed: u64,
@@ -40,7 +42,6 @@ pub struct Tally {
     pub exec_total: Histogram,
     /// Levels, not counts: the last one told is the one that holds.
     pub connections_current: u64,
-    pub unsent_bytes: u64,
 }
 
 pub const STATUSES: [Status; 9] = [
@@ -82,6 +83,7 @@ impl Tally {
             (&mut self.bytes_read, other.bytes_read),
             (&mut self.bytes_dropped, other.bytes_dropped),
             (&mut self.requests_total, other.requests_total),
+            (&mut self.rate_limited, other.rate_limited),
             (&mut self.sweeps, other.sweeps),
             (&mut self.orphans_killed, other.orphans_killed),
             (&mut self.zombies_reaped, other.zombies_reaped),
@@ -171,25 +173,29 @@ pub struct Stats {
     inbox: Receiver<ToStats>,
     gateway: Mailbox<ToGateway>,
     total: Tally,
-    pool: Pool,
+    /// What the daemon holds for all clients.
+    buffers: Account,
     max_sessions: u64,
     max_commands: u64,
-    max_buffer_bytes: u64,
     start: Instant,
 }
 
 impl Stats {
-    pub fn new(inbox: Receiver<ToStats>, gateway: Mailbox<ToGateway>, pool: Pool, config: &Config) -> Self {
+    pub fn new(inbox: Receiver<ToStats>, gateway: Mailbox<ToGateway>, buffers: Account, config: &Config) -> Self {
         Stats {
             inbox,
             gateway,
             total: Tally::default(),
-            pool,
+            buffers,
             max_sessions: config.sessions.max_sessions,
             max_commands: config.commands.max_commands,
-            max_buffer_bytes: config.commands.max_buffer_bytes,
             start: Instant::now(),
         }
+    }
+
+    fn set_maxima(&mut self, config: &Config) {
+        self.max_sessions = config.sessions.max_sessions;
+        self.max_commands = config.commands.max_commands;
     }
 
     pub fn run(mut self) {
@@ -199,11 +205,11 @@ impl Stats {
                 ToStats::Snapshot { request, tally } => {
                     self.total.add(&tally);
                     self.total.connections_current = tally.connections_current;
-                    self.total.unsent_bytes = tally.unsent_bytes;
                     let mut body = b"\"result\":".to_vec();
                     self.encode(&mut body);
                     self.gateway.tell(ToGateway::Answer { request, body, more: false });
                 }
+                ToStats::Reload { config } => self.set_maxima(&config),
                 ToStats::Stop => return,
             }
         }
@@ -245,8 +251,8 @@ impl Stats {
         let mut output = all.object("output");
         output.int("bytes_read", total.bytes_read);
         output.int("bytes_dropped", total.bytes_dropped);
-        output.int("buffered_bytes", self.pool.used() + total.unsent_bytes);
-        output.int("max_buffer_bytes", self.max_buffer_bytes);
+        output.int("buffered_bytes", self.buffers.used());
+        output.int("max_buffer_bytes", self.buffers.max());
         output.end();
         let mut requests = all.object("requests");
         requests.int("total", total.requests_total);
@@ -255,7 +261,7 @@ impl Stats {
             errors.int(reason.name(), count);
         }
         errors.end();
-        requests.int("rate_limited", 0);
+        requests.int("rate_limited", total.rate_limited);
         requests.end();
         let mut latency = all.object("latency_ms");
         for (name, histogram) in
@@ -306,7 +312,9 @@ fn encode_host(object: &mut Object) {
         word.rsplit('=').next()?.parse().ok()
     };
     object.float("load1", first("/proc/loadavg", 0).unwrap_or(0.0));
-    match first("/proc/pressure/memory", 1) {
+    // Missing where the kernel has no PSI; there but unreadable where it is switched off.
+    let pressure = std::fs::read_to_string("/proc/pressure/memory").ok();
+    match pressure.and_then(|text| headroom::psi_some_avg10(&text)) {
         Some(share) => object.float("psi_memory_some_avg10", share),
         None => object.null("psi_memory_some_avg10"),
     }

@@ -81,7 +81,14 @@ impl From<ClientError> for Failure {
 
 fn run(args: &RunArgs) -> Result<i32, Failure> {
     let stdin = args.stdin.as_ref().map(open_stdin).transpose()?;
-    let options = runtime::Options { stdin, exclusive: true, signals: true, hangup_stops: true, watch_vm: args.usage };
+    let options = runtime::Options {
+        stdin,
+        exclusive: true,
+        signals: true,
+        hangup_stops: true,
+        watch_vm: args.usage,
+        sources: None,
+    };
     let runtime = Runtime::start_with(config_for(args), options).map_err(Failure::ours)?;
     let mut client = runtime.connect().map_err(Failure::ours)?;
     client.set_line_bytes_max(answer_bytes_max(args));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use lexopt::Arg::Long;
 
 use super::{FAILED, Stop, misconfigured, other, text};
-use crate::config::Config;
+use crate::config::Sources;
 
 pub(super) const HELP: &str = "\
 cofferdam serve: the daemon
@@ -29,7 +29,7 @@ Example:
   cofferdam serve --listen 127.0.0.1:0 --set limits.limit_cpu_sec=10
 ";
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct ServeArgs {
     config: Option<PathBuf>,
     listen: Option<String>,
@@ -45,9 +45,10 @@ pub(super) fn main(parser: lexopt::Parser) -> Result<i32, Stop> {
 
 /// The whole of it, in the runtime process.
 fn serve(args: &ServeArgs) -> i32 {
-    let config = Config::load(args.config.as_deref(), &args.sets, args.listen.as_deref(), args.unix_socket.as_deref());
-    match config {
-        Ok(config) => crate::runtime::serve(config),
+    let args = args.clone();
+    let mut sources = Sources::new(args.config, args.sets, args.listen, args.unix_socket);
+    match sources.load() {
+        Ok(config) => crate::runtime::serve(config, sources),
         Err(errors) => misconfigured("serve", &errors),
     }
 }

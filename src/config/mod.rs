@@ -1,10 +1,13 @@
 //! The configuration: what is valid, after it was read.
 //!
-//! Pure values, no thread. [`Config`] is what every actor works from. Where its keys come from is in `source`, what
-//! each may be and its default in `read`, which of them must agree in `rules`, and how a value that cannot be
-//! honoured is told in `error`. Serialized, it has the spelling of `config.json`.
+//! Pure values, no thread. [`Config`] is what every actor works from. Where its keys come from is in `load` and
+//! `source`, what each may be and its default in `read`, which of them must agree in `rules`, which can change while
+//! the daemon runs in `live`, and how a value that cannot be honoured is told in `error`. Serialized, it has the
+//! spelling of `config.json`.
 
 mod error;
+mod live;
+mod load;
 mod read;
 mod reader;
 mod rules;
@@ -18,6 +21,7 @@ use std::path::PathBuf;
 use serde::{Serialize, Serializer};
 
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use load::Sources;
 
 /// The whole configuration, group by group, with the names of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -46,7 +50,7 @@ pub struct Config {
     pub rate: Rate,
     /// What commands run as.
     pub children: Children,
-    /// The host's memory that commands leave alone. Not in effect yet.
+    /// The host's memory that commands leave alone.
     pub memory: Memory,
     /// Control groups. Not in effect yet.
     pub cgroup: Cgroup,
@@ -136,7 +140,7 @@ pub struct Commands {
     pub max_output_bytes: u64,
     /// Bytes of input of a command.
     pub max_stdin_bytes: u64,
-    /// Bytes of the outputs and inputs of all commands together.
+    /// Bytes held for all clients together: outputs, inputs, unsent answers, unfinished lines over 16 KiB.
     pub max_buffer_bytes: u64,
     /// Seconds for which a finished background command is kept. Not in effect yet.
     #[serde(serialize_with = "number")]
@@ -185,6 +189,16 @@ pub enum QuotaModel {
     Flat,
     /// A parent's limit holds for it and all its children together.
     StrictTwoLevel,
+}
+
+impl QuotaModel {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            QuotaModel::Flat => "flat",
+            QuotaModel::StrictTwoLevel => "strict_two_level",
+        }
+    }
 }
 
 /// The limits of one client.
@@ -260,12 +274,12 @@ pub enum RunAs {
     User(String),
 }
 
-/// The host's memory that commands leave alone. Not in effect yet.
+/// The host's memory that commands leave alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Memory {
-    /// Bytes that must be available on the host for a command to start. Not in effect yet.
+    /// Bytes that must be available on the host for a command to start.
     pub reserve_bytes: u64,
-    /// A command's whole memory limit must fit above the reserve. Not in effect yet.
+    /// A command's whole memory limit must fit above the reserve.
     pub strict: bool,
 }
 

@@ -1,6 +1,6 @@
 //! Every key: its name, its default and what is accepted. The only place where a default stands.
 //!
-//! Pure but for reading the file. Where the contract of the protocol gives no default, a comment says where ours
+//! Pure. Where the contract of the protocol gives no default, a comment says where ours
 //! comes from. A default that was not written gives way downwards to what was (a `max_timeout_s` of 5 lowers the
 //! default timeout), never upwards: more memory and more uids have to be asked for.
 
@@ -8,10 +8,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use super::error::{ConfigErrors, Origin};
 use super::reader::Reader;
-use super::rules;
-use super::source::{self, Entry, FILE_NAME};
+use super::source;
 use super::*;
 
 const KIB: u64 = 1 << 10;
@@ -33,72 +31,7 @@ impl Default for Config {
     }
 }
 
-impl Config {
-    /// Reads the file (none: `config.json` of the working directory if it is there), lays each `group.key=JSON` of
-    /// `sets` over it, then the two flags, and tells everything that is wrong at once.
-    pub fn load(
-        path: Option<&Path>,
-        sets: &[String],
-        listen: Option<&str>,
-        unix_socket: Option<&Path>,
-    ) -> Result<Config, ConfigErrors> {
-        // Gone or unreadable working directories leave relative paths as they are.
-        let work_base = std::env::current_dir().unwrap_or_default();
-        Self::load_in(&work_base, path, sets, listen, unix_socket)
-    }
-
-    /// [`Config::load`] with the working directory given.
-    pub(super) fn load_in(
-        work_base: &Path,
-        path: Option<&Path>,
-        sets: &[String],
-        listen: Option<&str>,
-        unix_socket: Option<&Path>,
-    ) -> Result<Config, ConfigErrors> {
-        let here = work_base.join(FILE_NAME);
-        // A link to nowhere is there, and is told as a file that cannot be opened.
-        let path = path.or_else(|| here.symlink_metadata().is_ok().then_some(Path::new(FILE_NAME)));
-        let mut errors = Vec::new();
-        let text = path.map(|path| source::read_file(&work_base.join(path), path)).transpose();
-        let text = text.unwrap_or_else(|e| {
-            errors.push(e);
-            None
-        });
-        let mut entries = match (&text, path) {
-            (Some(text), Some(path)) => source::from_text(text, path, &mut errors),
-            _ => Vec::new(),
-        };
-        for set in sets {
-            source::lay_set(&mut entries, set).unwrap_or_else(|e| errors.push(e));
-        }
-        if let Some(listen) = listen {
-            source::lay_flag(&mut entries, "--listen", "listen", listen);
-        }
-        if let Some(socket) = unix_socket {
-            lay_socket(&mut entries, socket, &mut errors);
-        }
-        let file_base = path.and_then(Path::parent).map_or_else(|| work_base.to_owned(), |dir| work_base.join(dir));
-        let mut reader = Reader::new(entries, errors, &file_base, work_base);
-        let config = config(&mut reader);
-        rules::check(&config, &mut reader);
-        reader.finish(config)
-    }
-}
-
-fn lay_socket(entries: &mut Vec<Entry<'_>>, socket: &Path, errors: &mut Vec<ConfigError>) {
-    match socket.to_str() {
-        Some(text) => source::lay_flag(entries, "--unix-socket", "unix_socket", text),
-        None => errors.push(source::fault(
-            &Origin::Flag("--unix-socket"),
-            "unix_socket".to_owned(),
-            &socket.to_string_lossy(),
-            "is not UTF-8",
-            "a path in UTF-8".to_owned(),
-        )),
-    }
-}
-
-fn config(r: &mut Reader<'_>) -> Config {
+pub(super) fn config(r: &mut Reader<'_>) -> Config {
     Config {
         listen: listen(r),
         unix_socket: r.path("unix_socket"),

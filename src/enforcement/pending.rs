@@ -2,22 +2,15 @@
 //!
 //! A row leaves this file in the change that makes it bind.
 
-use super::{Host, Row, bytes};
-use crate::config::{CgroupMode, Config, QuotaModel};
+use super::{Host, Row};
+use crate::config::{CgroupMode, Config};
 
 pub(super) fn pending(config: &Config, host: &Host) -> Vec<Row> {
-    let (commands, memory) = (&config.commands, &config.memory);
+    let commands = &config.commands;
     vec![
         Row::pending("auth", auth(config)),
-        Row::pending("quotas", quotas(config)),
-        Row::pending("rate", config.rate.rate.clone()),
-        Row::pending("max_queued", Some(commands.max_queued.to_string())),
-        Row::pending("key_window_s", Some(format!("{} s", commands.key_window_s))),
         Row::pending("retain_s", Some(format!("{} s", commands.retain_s))),
-        Row::pending("memory.reserve_bytes", (memory.reserve_bytes > 0).then(|| bytes(memory.reserve_bytes))),
-        Row::pending("memory.strict", memory.strict.then(|| "true".to_owned())),
         cgroup(config, host),
-        Row::pending("reload", Some("SIGHUP".to_owned())),
     ]
 }
 
@@ -27,15 +20,6 @@ fn auth(config: &Config) -> Option<String> {
         (None, 0) => None,
         (None, uids) => Some(format!("{uids} trusted uids")),
     }
-}
-
-fn quotas(config: &Config) -> Option<String> {
-    let quotas = &config.quotas;
-    let model = match quotas.model {
-        QuotaModel::Flat => "flat",
-        QuotaModel::StrictTwoLevel => "strict_two_level",
-    };
-    Some(format!("{model}, {} registered, {} clients", quotas.registered.len(), quotas.clients.len()))
 }
 
 fn cgroup(config: &Config, host: &Host) -> Row {

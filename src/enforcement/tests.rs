@@ -2,7 +2,7 @@
 
 use super::host::{HardLimits, OwnCgroup};
 use super::*;
-use crate::config::CgroupMode;
+use crate::config::{CgroupMode, Rate};
 
 /// An ordinary user on a roomy host.
 fn user() -> Host {
@@ -64,7 +64,7 @@ fn every_limit_has_one_row_with_a_known_enforcer() {
     let rows = report(&Config::default(), &user());
     let names: std::collections::BTreeSet<_> = rows.iter().map(|row| row.name).collect();
     assert_eq!(names.len(), rows.len());
-    assert_eq!(rows.len(), 27);
+    assert_eq!(rows.len(), 25);
     for row in &rows {
         let known = ["rlimit", "watchdog", "timer", "ring", "admission", "cgroup", "kernel", "none"];
         assert!(known.contains(&row.by), "{row:?}");
@@ -222,15 +222,25 @@ fn an_old_kernel_and_a_small_host_are_told() {
 fn what_is_not_enforced_yet_is_said_and_does_not_count_as_unbound() {
     let rows = report(&Config::default(), &user());
     let pending: Vec<_> = rows.iter().filter(|row| row.pending).collect();
-    assert_eq!(pending.len(), 10);
+    assert_eq!(pending.len(), 3);
     assert!(pending.iter().all(|row| row.by == "none" && note(row).starts_with(NOT_YET) && !row.cannot_bind()));
     // Nothing is asked of these by default.
-    assert!(row(&Config::default(), &user(), "auth").binds && row(&Config::default(), &user(), "rate").binds);
+    assert!(row(&Config::default(), &user(), "auth").binds);
     let asked = with(|c| c.auth.token_file = Some("/t".into()));
     let auth = row(&asked, &user(), "auth");
     assert_eq!((auth.configured.as_str(), auth.binds), ("/t", false));
-    let quotas = row(&Config::default(), &user(), "quotas").configured;
-    assert_eq!(quotas, "flat, 5 registered, 0 clients");
+}
+
+#[test]
+fn quotas_and_rates_say_what_is_configured() {
+    let quotas = row(&Config::default(), &user(), "quotas");
+    assert_eq!((quotas.configured.as_str(), quotas.by), ("flat, 5 registered, 0 clients", "admission"));
+    let rate = |dry_run| {
+        row(&with(|c| c.rate = Rate { rate: Some("5r/s".into()), dry_run, ..c.rate.clone() }), &user(), "rate")
+    };
+    assert_eq!((rate(false).configured.as_str(), rate(false).by, rate(false).note), ("5r/s", "admission", None));
+    assert!(note(&rate(true)).starts_with("dry_run"));
+    assert_eq!(row(&Config::default(), &user(), "rate").by, "none");
 }
 
 #[test]
@@ -257,7 +267,7 @@ fn the_object_of_system_info_is_one_row_a_limit() {
     assert_eq!(json["nproc"]["by"], "rlimit");
     assert_eq!(json["nproc"]["binds"], false);
     assert_eq!(json["max_sessions"], serde_json::json!({"by": "admission", "note": null}));
-    assert_eq!(json["rate"], serde_json::json!({"by": "none", "note": "not enforced yet"}));
+    assert_eq!(json["rate"], serde_json::json!({"by": "none", "note": "requests come as they come"}));
     assert_eq!(to_json(&[]), b"{}");
 }
 

@@ -11,11 +11,12 @@ use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::READ_BYTES;
 use super::desk::{Answered, Desk};
+use super::holding::{Holding, UNSENT_WHILE_SHORT};
 use super::outbox::{Outbox, Part, Source as PieceSource};
 use crate::config::Connections;
 use crate::ids::{ClientName, RequestId, SessionId};
-use crate::message::ToWorker;
 use crate::protocol::frame::Framer;
 
 #[derive(Debug)]
@@ -120,6 +121,9 @@ pub struct Connection {
     pub framer: Framer,
     pub outbox: Outbox,
     pub book: Book,
+    pub holding: Holding,
+    /// Lines may stand in the buffer that could be carried out.
+    pub more_lines: bool,
     /// It stands in the queue of this turn.
     pub active: bool,
     pub readable: bool,
@@ -145,8 +149,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(socket: Socket, peer: Peer, config: &Connections) -> Self {
+    pub fn new(socket: Socket, peer: Peer, desk: &mut Desk) -> Self {
+        let account = desk.account(&peer.client);
+        let config = &desk.config().connections;
         Connection {
+            holding: Holding::new(desk.buffers(), &account, config.max_line_bytes, READ_BYTES),
+            more_lines: false,
             socket,
             peer,
             framer: Framer::new(config.max_line_bytes as usize),
@@ -171,6 +179,17 @@ impl Connection {
         }
     }
 
+    /// Other bounds, from now on.
+    pub fn reconfigure(&mut self, config: &Connections) {
+        self.framer.set_line_bytes_max(config.max_line_bytes as usize);
+        self.holding.set_line_bytes_max(config.max_line_bytes, READ_BYTES);
+        self.hard_bytes = config.write_buffer_hard_bytes as usize;
+        self.soft_bytes = config.write_buffer_soft_bytes as usize;
+        self.inflight_max = config.max_inflight_per_connection as usize;
+        self.line_timeout = Duration::from_secs_f64(config.line_timeout_s);
+        self.write_stall = Duration::from_secs_f64(config.write_stall_s);
+    }
+
     /// The first line decides: whoever does not speak the protocol never gets a second one. Later some are forgiven.
     pub fn judge_line(&mut self, good: bool, bad_lines_max: u64) {
         if good {
@@ -183,16 +202,21 @@ impl Connection {
 
     /// Back-pressure: who has asked much, or does not read, is not read from.
     pub fn may_take_request(&self) -> bool {
-        !self.close_after_writing && self.book.inflight < self.inflight_max && self.outbox.unsent() <= self.soft_bytes
+        let unsent = self.outbox.unsent();
+        !self.close_after_writing
+            && self.book.inflight < self.inflight_max
+            && unsent <= self.soft_bytes
+            && (unsent <= UNSENT_WHILE_SHORT || !self.holding.is_short())
     }
 
     pub fn may_read(&self) -> bool {
-        self.may_take_request() && !self.read_closed
+        self.may_take_request() && !self.read_closed && !self.more_lines
     }
 
     /// There is something to do without a new event.
     pub fn wants_turn(&self) -> bool {
-        self.readable && self.may_read()
+        let may_read = self.readable && self.may_read() && !self.holding.parched;
+        may_read || (self.more_lines && self.may_take_request())
     }
 
     pub fn socket_read(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
@@ -229,9 +253,30 @@ impl Connection {
         }
     }
 
-    /// A line counts from its first byte; one that waits because we do not read does not count.
+    /// Reads once into the framer, as much as there is memory for. `may_finish`: no other connection is finishing.
+    pub fn read_within(&mut self, scratch: &mut [u8], now: Instant, may_finish: bool) -> ReadTurn {
+        match self.holding.read_room(&self.framer, may_finish) {
+            0 => ReadTurn::None,
+            room => {
+                let most = room.min(scratch.len());
+                self.read(&mut scratch[..most], now)
+            }
+        }
+    }
+
+    /// Counts what it holds after a turn.
+    pub fn settle(&mut self) {
+        if !self.wants_turn() {
+            self.framer.compact();
+        }
+        self.holding.settle(&self.framer, self.outbox.unshared() + self.book.batched_bytes);
+    }
+
+    /// A line counts from its first byte; one that waits because we do not read does not count, unless all others wait
+    /// for it.
     pub fn note_open_line(&mut self, now: Instant) {
-        if !self.framer.is_mid_line() || !self.may_take_request() {
+        let waits = !self.may_take_request() && !self.holding.finishing;
+        if !self.framer.is_mid_line() || waits {
             self.line_since = None;
         } else {
             self.line_since.get_or_insert(now);
@@ -244,9 +289,7 @@ impl Connection {
             return Ok(());
         }
         let before = self.outbox.unsent();
-        self.writable = self.outbox.write(&mut self.socket, |(worker, request)| {
-            desk.tell_worker(worker, ToWorker::More { request });
-        })?;
+        self.writable = self.outbox.write(&mut self.socket, |source| desk.go_on(source))?;
         let after = self.outbox.unsent();
         if after == 0 {
             self.stalled_since = None;
@@ -298,12 +341,12 @@ impl Connection {
         let Some((batch, slot)) = place else {
             let Some(mut bytes) = bytes else { return };
             if more {
-                self.outbox.line(bytes, None);
+                self.outbox.line(bytes);
                 self.outbox.pull(source);
-                self.outbox.line(b"}\n".to_vec(), None);
+                self.outbox.line(b"}\n".to_vec());
             } else {
                 bytes.push(b'\n');
-                self.outbox.line(bytes, None);
+                self.outbox.line(bytes);
             }
             return;
         };
@@ -325,6 +368,8 @@ pub struct Book {
     pub inflight: usize,
     open: Vec<Open>,
     batches: HashMap<u64, Vec<Slot>>,
+    /// Of the answers that stand in them.
+    pub batched_bytes: usize,
     next_batch: u64,
     pub sessions: Vec<SessionId>,
     /// Statistics are sent this often.
@@ -349,6 +394,15 @@ pub enum Slot {
     Whole(Vec<u8>),
     /// Its beginning; the rest comes from its source.
     Open(Vec<u8>, PieceSource),
+}
+
+impl Slot {
+    fn bytes(&self) -> usize {
+        match self {
+            Slot::Empty | Slot::Silent => 0,
+            Slot::Whole(bytes) | Slot::Open(bytes, _) => bytes.len(),
+        }
+    }
 }
 
 impl Book {
@@ -388,6 +442,7 @@ impl Book {
 
     pub fn fill(&mut self, batch: u64, slot: usize, with: Slot) {
         if let Some(place) = self.batches.get_mut(&batch).and_then(|slots| slots.get_mut(slot)) {
+            self.batched_bytes += with.bytes();
             *place = with;
         }
     }
@@ -399,6 +454,7 @@ impl Book {
         }
         let mut parts = Vec::new();
         for slot in self.batches.remove(&batch)? {
+            self.batched_bytes -= slot.bytes();
             let (bytes, source) = match slot {
                 Slot::Empty | Slot::Silent => continue,
                 Slot::Whole(bytes) => (bytes, None),

@@ -2,52 +2,94 @@
 //! sessions and commands as far as admission needs to know them, and the requests in flight.
 
 mod admission;
+mod buffers;
+mod headroom;
 mod inflight;
+mod pace;
+mod queue;
+mod quotas;
+mod reload;
+mod retries;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 use serde_json::value::RawValue;
 
-pub use self::inflight::Answered;
+pub use self::inflight::{Answered, PIECE_BYTES, Settled};
 use self::inflight::{Pending, Work};
+use self::pace::Pace;
+use self::queue::Waiter;
+use self::quotas::Changes;
+pub use self::quotas::Quotas;
+use self::retries::Keyed;
 use super::connection::{Book, Connection, Peer};
+use crate::admission::budget::Spent;
+use crate::admission::buffers::{Account, Accounts};
+use crate::admission::headroom::Headroom;
+use crate::admission::queue::Queue;
+use crate::admission::quota::{Claim, Ledger};
+use crate::admission::rate::Limiter;
 use crate::admission::slots::Slots;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::mailbox::Mailbox;
-use crate::message::{ToReaper, ToStats, ToWorker};
+use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::process::errands::Errand;
+use crate::protocol::budget::Budget;
 use crate::protocol::encode::{self, Object};
 use crate::protocol::envelope::Envelope;
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::json;
 use crate::protocol::limits::Limits;
-use crate::protocol::request::{Call, ExecRef, SessionRef};
+use crate::protocol::request::{Call, ExecRef, SessionRef, Starts};
+use crate::runtime::reload::Report;
 use crate::stats::Tally;
+use crate::worker::Relief;
 
 /// What the desk is given at the start.
 pub struct Links {
     pub workers: Vec<Mailbox<ToWorker>>,
     pub reaper: Mailbox<ToReaper>,
     pub stats: crossbeam_channel::Sender<ToStats>,
+    /// The memory for what is held for clients.
+    pub buffers: Account,
+    pub relief: Arc<Relief>,
+    pub own: Mailbox<ToGateway>,
 }
 
 pub struct Desk {
-    config: Config,
+    config: Arc<Config>,
     ceilings: Limits,
-    /// What `system.info` tells that never changes, as JSON members.
+    /// What `system.info` tells that only a reload changes, as JSON members.
     about: Vec<u8>,
+    last_reload: Option<Report>,
     workers: Vec<Mailbox<ToWorker>>,
     reaper: Mailbox<ToReaper>,
     stats: crossbeam_channel::Sender<ToStats>,
+    relief: Arc<Relief>,
+    own: Mailbox<ToGateway>,
     slots: Slots,
+    accounts: Accounts,
+    headroom: Headroom,
     sessions: HashMap<SessionId, Entry>,
-    /// Commands by their session, from the claim to the release of their slot.
-    commands: HashMap<ExecId, SessionId>,
+    /// Commands from the claim to the release of their slot.
+    commands: HashMap<ExecId, Slot>,
     requests: HashMap<RequestId, Pending>,
+    /// Answers that are known, to requests that had to wait for them.
+    settled: VecDeque<(RequestId, Settled)>,
+    ledger: Ledger,
+    changes: Changes,
+    limiter: Option<Limiter>,
+    /// Requests that wait for their time.
+    held: Deadlines<RequestId>,
+    queue: Queue<Waiter>,
+    keyed: Keyed,
+    /// How long commands wait at most.
+    waits: Deadlines<RequestId>,
     last_session: u64,
     last_exec: u64,
     last_request: u64,
@@ -66,11 +108,37 @@ struct Entry {
     client: ClientName,
     limits: Limits,
     place: u32,
+    claim: Claim,
     state: EntryState,
     running: u64,
+    /// Commands at once: as configured when the first of those that run was claimed.
+    commands_max: u64,
+    budget: Budget,
+    spent: Spent,
     /// The connection that it lives as long as.
     owner: Option<Token>,
     counted: bool,
+}
+
+impl Entry {
+    /// Commands that may run in it at once. A command that was started alone in its session stays so, whatever is
+    /// configured meanwhile.
+    fn commands_max(&self, config: &Config) -> u64 {
+        if self.running == 0 { config.commands.max_commands_per_session } else { self.commands_max }
+    }
+
+    /// BUDGET_EXHAUSTED where the session has used up what it was given; a command that runs counts already.
+    fn within_budget(&self, id: SessionId, now: Instant) -> Result<(), Fault> {
+        let spent = Spent { commands: self.spent.commands + self.running, ..self.spent };
+        let over = spent.exhausted(&self.budget, now);
+        over.map_or(Ok(()), |over| Err(Fault::budget_exhausted(id, over.resource, over.limit, over.usage)))
+    }
+}
+
+/// What admission knows of a command.
+struct Slot {
+    session: SessionId,
+    claim: Claim,
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]
@@ -80,6 +148,22 @@ enum EntryState {
     /// A command's own, without a name for others.
     Ephemeral,
     Closing,
+}
+
+/// A request that is decided about.
+struct Asked<'a> {
+    request: RequestId,
+    token: Token,
+    peer: &'a Peer,
+    /// As it was sent; none: a notification.
+    id: Option<&'a str>,
+    in_batch: bool,
+}
+
+/// What was decided: the body of the answer, or who will find it.
+enum Decision {
+    Now(Vec<u8>),
+    Later(Work),
 }
 
 /// What became of a request at once.
@@ -94,18 +178,32 @@ pub enum Routed {
 }
 
 impl Desk {
-    pub fn new(config: &Config, about: Vec<u8>, links: Links) -> Self {
+    pub fn new(config: Arc<Config>, about: Vec<u8>, quotas: Quotas, links: Links) -> Self {
         Desk {
             ceilings: Limits::of_config(&config.limits),
             slots: Slots::new(config.sessions.max_sessions, config.commands.max_commands),
-            config: config.clone(),
-            about,
             workers: links.workers,
             reaper: links.reaper,
             stats: links.stats,
+            accounts: Accounts::new(links.buffers),
+            headroom: Headroom::new(),
+            relief: links.relief,
+            own: links.own,
             sessions: HashMap::new(),
             commands: HashMap::new(),
             requests: HashMap::new(),
+            settled: VecDeque::new(),
+            ledger: quotas.ledger,
+            changes: Changes::to(quotas.file),
+            // The configuration was read, and with it the rate.
+            limiter: Limiter::of_config(&config.rate).unwrap_or_default(),
+            held: Deadlines::default(),
+            queue: Queue::new(config.commands.max_queued as usize),
+            waits: Deadlines::default(),
+            keyed: Keyed::new(&config),
+            config,
+            about,
+            last_reload: None,
             last_session: 0,
             last_exec: 0,
             last_request: 0,
@@ -128,6 +226,12 @@ impl Desk {
 
     pub fn tell_worker(&self, worker: usize, message: ToWorker) {
         self.workers[worker].tell(message);
+    }
+
+    /// Has something done that may block.
+    fn errand(&self, errand: Errand) {
+        self.relief.errands.submit(errand);
+        self.relief.watch();
     }
 
     // Connections.
@@ -155,12 +259,8 @@ impl Desk {
     pub fn disconnected(&mut self, token: Token, connection: &Connection) {
         self.beats.clear(&token);
         for request in connection.book.requests() {
-            match self.requests.remove(&request).map(|pending| pending.work) {
-                Some(Work::Command { exec, worker }) => {
-                    self.tell_worker(worker, ToWorker::Cancel { exec });
-                    self.tell_worker(worker, ToWorker::Forget { request });
-                }
-                Some(Work::Worker(_) | Work::Stats | Work::Beat | Work::Gather { .. }) | None => {}
+            if let Some(pending) = self.requests.remove(&request) {
+                self.unwanted(request, pending.work);
             }
         }
         for session in &connection.book.sessions {
@@ -170,6 +270,20 @@ impl Desk {
                 let worker = entry.worker;
                 self.tell_worker(worker, ToWorker::Abandon { session: *session });
             }
+        }
+    }
+
+    /// Nobody can receive the answer to a request any more.
+    fn unwanted(&mut self, request: RequestId, work: Work) {
+        match work {
+            Work::Command { exec, worker } => {
+                self.tell_worker(worker, ToWorker::Cancel { exec });
+                self.tell_worker(worker, ToWorker::Forget { request });
+            }
+            Work::Held(_) => self.held.clear(&request),
+            Work::Queued(waiter) => drop(self.leave_queue(waiter)),
+            Work::Keyed(run) => self.unwanted_keyed(request, run),
+            Work::Worker(_) | Work::Stats | Work::Beat | Work::Gather { .. } | Work::Settled | Work::Record { .. } => {}
         }
     }
 
@@ -194,78 +308,118 @@ impl Desk {
             return self.tell(Some("null"), &fault, out);
         }
         let call = match Call::parse(&envelope.method, envelope.params, &self.config) {
-            Ok(call) => call,
-            Err(fault) => return self.reject(envelope, &fault, out),
-        };
-        let decided = match call {
-            Call::Ping => {
+            Ok(Call::Ping) => {
                 wrap(envelope.id, out, |out| out.extend_from_slice(b"\"result\":{\"pong\":true}"));
                 self.tally.ping.record(self.turn_began.elapsed().as_micros() as u64);
                 return routed(envelope.id);
             }
+            Ok(call) => call,
+            Err(fault) => {
+                self.count_rejected(Starts::of_method(&envelope.method));
+                return self.tell(envelope.id, &fault, out);
+            }
+        };
+        let starts = call.starts();
+        let asked = Asked { request: self.next_request(), token, peer, id: envelope.id, in_batch: place.is_some() };
+        match self.pace_and_decide(&asked, book, call) {
+            Ok(Decision::Now(body)) => {
+                wrap(envelope.id, out, |out| out.extend_from_slice(&body));
+                routed(envelope.id)
+            }
+            Ok(Decision::Later(work)) => {
+                let key = key.or_else(|| envelope.id.and_then(canonical));
+                book.asked(asked.request, key);
+                let id = envelope.id.map(Box::from);
+                self.requests.insert(asked.request, Pending { token, id, place, work });
+                Routed::Later
+            }
+            Err(fault) => {
+                self.count_rejected(starts);
+                self.tell(envelope.id, &fault, out)
+            }
+        }
+    }
+
+    /// Whether a request is too early, by its client's rate; the control lane never is.
+    fn pace_and_decide(&mut self, asked: &Asked, book: &mut Book, call: Call) -> Result<Decision, Fault> {
+        if call.is_control() {
+            return self.decide(asked, book, call);
+        }
+        self.check_params(asked, &call)?;
+        match self.pace(asked.peer) {
+            Pace::Now => self.decide(asked, book, call),
+            Pace::After(delay) => self.hold(asked, call, delay),
+            Pace::Never { retry_after_ms } => Err(Fault::rate_limited(retry_after_ms)),
+        }
+    }
+
+    /// What is wrong with a call whatever the sessions are; it costs nothing of its client's rate.
+    fn check_params(&self, asked: &Asked, call: &Call) -> Result<(), Fault> {
+        match call {
+            Call::Open(open) => self.ceilings.lowered(&open.limits).map(drop),
+            Call::Run(run) if run.stream && asked.in_batch => {
+                Err(Fault::field("stream", "cannot be asked for in a batch"))
+            }
+            Call::Run(run) => self.ceilings.lowered(&run.limits).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// Decides about a request whose time has come.
+    fn decide(&mut self, asked: &Asked, book: &mut Book, call: Call) -> Result<Decision, Fault> {
+        let now = |body: &[u8]| Ok(Decision::Now([b"\"result\":", body].concat()));
+        match call {
+            Call::Ping => now(b"{\"pong\":true}"),
             Call::Info => {
-                wrap(envelope.id, out, |out| self.info(out));
-                return routed(envelope.id);
+                let mut body = Vec::new();
+                self.info(&mut body);
+                Ok(Decision::Now(body))
             }
-            Call::Drain if !peer.admin => Err(Fault::new(Reason::Forbidden, "system.drain needs an admin")),
+            Call::Drain if !asked.peer.admin => Err(Fault::new(Reason::Forbidden, "system.drain needs an admin")),
             Call::Drain => {
-                self.draining = true;
                 self.reaper.tell(ToReaper::Drain);
-                wrap(envelope.id, out, |out| out.extend_from_slice(b"\"result\":{\"draining\":true}"));
-                return routed(envelope.id);
+                self.drain();
+                now(b"{\"draining\":true}")
             }
-            Call::Subscribe { .. } if place.is_some() => {
+            Call::Subscribe { .. } if asked.in_batch => {
                 Err(Fault::new(Reason::InvalidParams, "system.subscribe cannot be asked for in a batch"))
             }
             Call::Subscribe { interval_ms } => {
                 let interval = Duration::from_millis(interval_ms);
                 book.subscription = Some(interval);
-                self.beats.set(token, self.turn_began + interval);
-                wrap(envelope.id, out, |out| out.extend_from_slice(b"\"result\":{\"subscribed\":true}"));
-                return routed(envelope.id);
+                self.beats.set(asked.token, self.turn_began + interval);
+                now(b"{\"subscribed\":true}")
             }
             Call::Unsubscribe => {
                 book.subscription = None;
-                self.beats.clear(&token);
-                wrap(envelope.id, out, |out| out.extend_from_slice(b"\"result\":{}"));
-                return routed(envelope.id);
+                self.beats.clear(&asked.token);
+                now(b"{}")
             }
-            Call::Stats => Ok(self.ask_stats()),
-            Call::List => Ok(self.ask_list(peer)),
+            Call::Stats => {
+                self.ask_stats(asked.request);
+                Ok(Decision::Later(Work::Stats))
+            }
+            Call::List => Ok(self.ask_list(asked)),
             Call::SessionInfo(session) => {
-                self.ask_session(peer, &session, |request, session| ToWorker::Info { request, session })
+                self.ask_session(asked, &session, |request, session| ToWorker::Info { request, session })
             }
             Call::History { session, last } => {
-                self.ask_session(peer, &session, |request, session| ToWorker::History { request, session, last })
+                self.ask_session(asked, &session, |request, session| ToWorker::History { request, session, last })
             }
-            Call::Close(session) => self.close(peer, &session),
-            Call::Kill(exec) => self.kill(peer, &exec),
-            Call::Open(open) => self.open(token, peer, book, *open),
-            Call::Run(run) if run.stream && place.is_some() => {
-                Err(Fault::field("stream", "cannot be asked for in a batch")).inspect_err(|_| drop(run))
-            }
-            Call::Run(run) => self.run(peer, envelope.id, *run),
-        };
-        match decided {
-            Ok((request, work)) => {
-                let key = key.or_else(|| envelope.id.and_then(canonical));
-                book.asked(request, key);
-                let id = envelope.id.map(Box::from);
-                self.requests.insert(request, Pending { token, id, place, work });
-                Routed::Later
-            }
-            Err(fault) => self.reject(envelope, &fault, out),
+            Call::Close(session) => self.close(asked, &session),
+            Call::Kill(exec) => self.kill(asked, &exec),
+            Call::Open(open) => self.open(asked, book, *open),
+            Call::Run(run) => self.run_once(asked, run),
+            Call::Limit(limit) => self.limit(asked, limit),
         }
     }
 
-    /// A request that changes nothing; what it would have started is counted as rejected.
-    fn reject(&mut self, envelope: &Envelope, fault: &Fault, out: &mut Vec<u8>) -> Routed {
-        match &*envelope.method {
-            "exec.run" => self.tally.commands_rejected += 1,
-            "session.open" => self.tally.sessions_rejected += 1,
-            _ => {}
+    fn count_rejected(&mut self, starts: Starts) {
+        match starts {
+            Starts::Command => self.tally.commands_rejected += 1,
+            Starts::Session => self.tally.sessions_rejected += 1,
+            Starts::Nothing => {}
         }
-        self.tell(envelope.id, fault, out)
     }
 
     fn tell(&mut self, id: Option<&str>, fault: &Fault, out: &mut Vec<u8>) -> Routed {
@@ -285,7 +439,7 @@ impl Desk {
         self.tally.errors[fault.reason as usize] += 1;
     }
 
-    /// The body of a refusal that a worker made.
+    /// The body of a refusal that was not told at once.
     pub fn refused(&mut self, fault: &Fault, out: &mut Vec<u8>) {
         self.count_error(fault);
         fault.encode(out);
@@ -296,22 +450,19 @@ impl Desk {
         RequestId(self.last_request)
     }
 
-    fn ask_stats(&mut self) -> (RequestId, Work) {
-        let request = self.next_request();
+    fn ask_stats(&mut self, request: RequestId) {
         let mut tally = Box::new(std::mem::take(&mut self.tally));
         tally.connections_current = self.connections;
         // The statistics answer to whoever asks, so their queue is as long as requests can be in flight.
         let _ = self.stats.send(ToStats::Snapshot { request, tally });
-        (request, Work::Stats)
     }
 
-    fn ask_list(&mut self, peer: &Peer) -> (RequestId, Work) {
-        let request = self.next_request();
-        let client = (!peer.admin).then(|| peer.client.clone());
+    fn ask_list(&mut self, asked: &Asked) -> Decision {
+        let client = (!asked.peer.admin).then(|| asked.peer.client.clone());
         for worker in &self.workers {
-            worker.tell(ToWorker::List { request, client: client.clone() });
+            worker.tell(ToWorker::List { request: asked.request, client: client.clone() });
         }
-        (request, Work::Gather { missing: self.workers.len(), parts: Vec::new() })
+        Decision::Later(Work::Gather { missing: self.workers.len(), parts: Vec::new() })
     }
 
     /// The session that a client means, unless it is closed, unknown, or another client's: one and the same answer.
@@ -326,34 +477,46 @@ impl Desk {
 
     fn ask_session(
         &mut self,
-        peer: &Peer,
+        asked: &Asked,
         session: &SessionRef,
         message: impl FnOnce(RequestId, SessionId) -> ToWorker,
-    ) -> Result<(RequestId, Work), Fault> {
-        let (id, entry) = self.session(peer, session)?;
+    ) -> Result<Decision, Fault> {
+        let (id, entry) = self.session(asked.peer, session)?;
         let worker = entry.worker;
-        let request = self.next_request();
-        self.tell_worker(worker, message(request, id));
-        Ok((request, Work::Worker(worker)))
+        self.tell_worker(worker, message(asked.request, id));
+        Ok(Decision::Later(Work::Worker(worker)))
     }
 
-    fn close(&mut self, peer: &Peer, session: &SessionRef) -> Result<(RequestId, Work), Fault> {
-        let asked = self.ask_session(peer, session, |request, session| ToWorker::Close { request, session })?;
-        if let Some(entry) = session.id.and_then(|id| self.sessions.get_mut(&id)) {
+    fn close(&mut self, asked: &Asked, session: &SessionRef) -> Result<Decision, Fault> {
+        let closing = self.ask_session(asked, session, |request, session| ToWorker::Close { request, session })?;
+        if let Some((id, entry)) = session.id.and_then(|id| Some((id, self.sessions.get_mut(&id)?))) {
             entry.state = EntryState::Closing;
+            self.refuse_waiters_of(id);
         }
-        Ok(asked)
+        Ok(closing)
     }
 
-    fn kill(&mut self, peer: &Peer, exec: &ExecRef) -> Result<(RequestId, Work), Fault> {
+    fn kill(&mut self, asked: &Asked, exec: &ExecRef) -> Result<Decision, Fault> {
         let found = exec.id.and_then(|id| {
-            let entry = self.sessions.get(self.commands.get(&id)?)?;
-            (peer.admin || entry.client == peer.client).then_some((id, entry.worker))
+            let entry = self.sessions.get(&self.commands.get(&id)?.session)?;
+            (asked.peer.admin || entry.client == asked.peer.client).then_some((id, entry.worker))
         });
         let (id, worker) = found.ok_or_else(|| Fault::exec_not_found(&exec.text))?;
-        let request = self.next_request();
-        self.tell_worker(worker, ToWorker::Kill { request, exec: id });
-        Ok((request, Work::Worker(worker)))
+        self.tell_worker(worker, ToWorker::Kill { request: asked.request, exec: id });
+        Ok(Decision::Later(Work::Worker(worker)))
+    }
+
+    /// No new session, no new command, and nobody waits for one.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.refuse_waiters(&Fault::shutting_down(), |_| true);
+    }
+
+    /// When something is due here.
+    pub fn wait(&self, now: Instant) -> Option<Duration> {
+        let keys = self.keyed.retries.expires_at_ms().map(|at| self.start + Duration::from_millis(at));
+        let keys = keys.map(|at| at.saturating_duration_since(now));
+        [self.beats.wait(now), self.held.wait(now), self.waits.wait(now), keys].into_iter().flatten().min()
     }
 
     pub fn no_command_runs(&self) -> bool {
@@ -368,6 +531,7 @@ impl Desk {
         info.int("protocol", 1);
         info.int("pid", std::process::id());
         info.int("uptime_ms", self.start.elapsed().as_millis() as u64);
+        reload::encode(self.last_reload.as_ref(), &mut info);
         info.end();
         out.pop();
         out.push(b',');

@@ -3,6 +3,7 @@
 
 mod connection;
 mod desk;
+mod holding;
 mod listener;
 mod outbox;
 
@@ -13,15 +14,17 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 
 use self::connection::{Book, Connection, Peer, ReadTurn, Slot, Socket};
-use self::desk::Routed;
-pub use self::desk::{Desk, Links};
+pub use self::desk::{Desk, Links, Quotas};
+use self::desk::{PIECE_BYTES, Routed, Settled};
 pub use self::listener::{ListenError, Listeners};
 use self::outbox::Part;
+use crate::ids::RequestId;
 use crate::mailbox::Inbox;
 use crate::message::{ToGateway, ToReaper};
 use crate::protocol::envelope::{Envelope, Incoming, Malformed, parse_line};
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::frame::Line;
+use crate::runtime::reload::Reloaded;
 
 /// Token of the mailbox; the listeners have the two before it, connections count up from 0.
 pub const INBOX: Token = Token(usize::MAX);
@@ -48,6 +51,8 @@ pub struct Gateway {
     desk: Desk,
     scratch: Vec<u8>,
     next_tick: Option<Instant>,
+    /// The connection whose line is read on though there is no memory for it.
+    finishing: Option<Token>,
     draining: bool,
     stop_by: Option<Instant>,
 }
@@ -64,6 +69,7 @@ impl Gateway {
             desk,
             scratch: vec![0; READ_BYTES],
             next_tick: None,
+            finishing: None,
             draining: false,
             stop_by: None,
         }
@@ -105,6 +111,7 @@ impl Gateway {
                 self.serve(token, now);
             }
             self.tick(now);
+            self.tell_settled();
             if self.stop_by.is_some_and(|by| now >= by || self.nothing_to_say()) {
                 self.desk.reaper().tell(ToReaper::Delivered);
                 return;
@@ -120,7 +127,7 @@ impl Gateway {
         let resume = self.listeners.as_ref().and_then(Listeners::resume_at);
         let wait = [self.next_tick, resume, self.stop_by].into_iter().flatten().min();
         let wait = wait.map(|at| at.saturating_duration_since(now));
-        [wait, self.desk.beats.wait(now)].into_iter().flatten().min()
+        [wait, self.desk.wait(now)].into_iter().flatten().min()
     }
 
     fn drain_inbox(&mut self) {
@@ -134,8 +141,11 @@ impl Gateway {
 
     fn on(&mut self, message: ToGateway) {
         match message {
+            ToGateway::Kept { request, body } => self.desk.kept(request, body),
+            ToGateway::LimitsSaved { saved } => self.desk.limits_saved(saved),
             ToGateway::Adopt { stream } => self.adopt(stream),
             ToGateway::Drain => self.drain(),
+            ToGateway::Reload(reloaded) => self.reload(*reloaded),
             ToGateway::Stop { deadline } => self.stop_by = Some(deadline),
             ToGateway::CommandGone { exec, session, end } => {
                 self.desk.command_gone(exec, session, end);
@@ -150,31 +160,31 @@ impl Gateway {
                 }
             }
             ToGateway::Answer { request, body, more } => self.answer(request, &body, more),
-            ToGateway::Refused { request, fault } => {
-                let mut body = Vec::new();
-                self.desk.refused(&fault, &mut body);
-                self.answer(request, &body, false);
-            }
+            ToGateway::Refused { request, fault } => self.desk.refuse(request, fault),
             ToGateway::Fragment { request, body } => {
                 if let Some(body) = self.desk.gathered(request, &body) {
                     self.answer(request, &body, false);
                 }
             }
-            ToGateway::Piece { request, body, more } => {
-                if let Some(token) = self.desk.pulled_by(request, more) {
+            ToGateway::Piece { request, body, more } => self.piece(request, body, more),
+            ToGateway::Stream { request, line, share } => {
+                if let Some((token, worker)) = self.desk.stream_of(request) {
                     self.on_connection(token, |connection| {
-                        connection.outbox.piece(request, body, more);
-                        if !more {
-                            connection.book.delivered(request);
-                        }
+                        connection.outbox.stream_line(line, (worker, request), share);
                     });
                 }
             }
-            ToGateway::Stream { request, line } => {
-                if let Some((token, worker)) = self.desk.stream_of(request) {
-                    self.on_connection(token, |connection| connection.outbox.line(line, Some((worker, request))));
-                }
-            }
+        }
+    }
+
+    /// Nobody is dropped; who was not read because of a bound that is higher now is looked at.
+    fn reload(&mut self, reloaded: Reloaded) {
+        if !self.desk.reload(reloaded) {
+            return;
+        }
+        for (token, connection) in &mut self.connections {
+            connection.reconfigure(&self.desk.config().connections);
+            activate(&mut self.active, *token, connection);
         }
     }
 
@@ -186,14 +196,46 @@ impl Gateway {
     }
 
     /// Puts an answer where it belongs: on a line of its own, or into its place in a batch.
-    fn answer(&mut self, request: crate::ids::RequestId, body: &[u8], more: bool) {
+    fn answer(&mut self, request: RequestId, body: &[u8], more: bool) {
         if let Some(token) = self.desk.beat_of(request) {
             let stats = body.strip_prefix(b"\"result\":").unwrap_or(body);
             let line = [&b"{\"jsonrpc\":\"2.0\",\"method\":\"system.stats\",\"params\":"[..], stats, b"}\n"].concat();
-            return self.on_connection(token, |connection| connection.outbox.line(line, None));
+            return self.on_connection(token, |connection| connection.outbox.line(line));
         }
         let Some(answered) = self.desk.answered(request, more) else { return };
         self.on_connection(answered.token, |connection| connection.answer(answered, body, more));
+    }
+
+    fn piece(&mut self, request: RequestId, body: Vec<u8>, more: bool) {
+        if let Some(token) = self.desk.pulled_by(request, more) {
+            self.on_connection(token, |connection| {
+                connection.outbox.piece(request, body, more);
+                if !more {
+                    connection.book.delivered(request);
+                }
+            });
+        }
+    }
+
+    fn refused(&mut self, request: RequestId, fault: &Fault) {
+        let mut body = Vec::new();
+        self.desk.refused(fault, &mut body);
+        self.answer(request, &body, false);
+    }
+
+    /// Tells what became of requests that had to wait.
+    fn tell_settled(&mut self) {
+        while let Some((request, answer)) = self.desk.next_settled() {
+            match answer {
+                Settled::Body(body) => self.answer(request, &body, false),
+                Settled::Refused(fault) => self.refused(request, &fault),
+                Settled::Piece { body, more } => self.piece(request, body, more),
+                Settled::Record(record) => {
+                    let more = self.desk.begin_record(request, &record);
+                    self.answer(request, &record[..record.len().min(PIECE_BYTES)], more);
+                }
+            }
+        }
     }
 
     fn accept(&mut self, now: Instant) {
@@ -206,7 +248,7 @@ impl Gateway {
             }
             let token = Token(self.next_token);
             self.next_token += 1;
-            let mut connection = Connection::new(socket, peer, &self.desk.config().connections);
+            let mut connection = Connection::new(socket, peer, &mut self.desk);
             let interest = Interest::READABLE | Interest::WRITABLE;
             if let Err(error) = self.poll.registry().register(&mut connection.socket, token, interest) {
                 log::warn!("a connection cannot be watched: {error}");
@@ -227,7 +269,7 @@ impl Gateway {
         let token = Token(self.next_token);
         self.next_token += 1;
         let socket = Socket::Unix(mio::net::UnixStream::from_std(stream));
-        let mut connection = Connection::new(socket, peer, &self.desk.config().connections);
+        let mut connection = Connection::new(socket, peer, &mut self.desk);
         match self.poll.registry().register(&mut connection.socket, token, Interest::READABLE | Interest::WRITABLE) {
             Ok(()) => drop(self.connections.insert(token, connection)),
             Err(_) => self.desk.connection_gone(),
@@ -236,6 +278,7 @@ impl Gateway {
 
     /// One connection's turn: what it sent is read and carried out, what it is owed is written.
     fn serve(&mut self, token: Token, now: Instant) {
+        let may_finish = self.finishing.is_none_or(|finishing| finishing == token);
         let Some(connection) = self.connections.get_mut(&token) else { return };
         connection.active = false;
         if connection.linger_until.is_some() {
@@ -253,7 +296,7 @@ impl Gateway {
         }
         let alive = handle_lines(token, connection, &mut self.desk);
         if alive && connection.may_read() && connection.readable {
-            match connection.read(&mut self.scratch, now) {
+            match connection.read_within(&mut self.scratch, now, may_finish) {
                 ReadTurn::Some => drop(handle_lines(token, connection, &mut self.desk)),
                 ReadTurn::None | ReadTurn::Closed => {}
                 ReadTurn::Failed => return self.disconnect(token),
@@ -263,6 +306,7 @@ impl Gateway {
         if connection.outbox_write(&mut self.desk, now).is_err() || connection.outbox.unsent() > connection.hard_bytes {
             return self.disconnect(token);
         }
+        connection.settle();
         if connection.is_finished() {
             return self.part(token, now);
         }
@@ -271,6 +315,22 @@ impl Gateway {
         }
         if connection.may_time_out() && self.next_tick.is_none() {
             self.next_tick = Some(now + TICK);
+        }
+        if connection.holding.finishing {
+            self.finishing = Some(token);
+        } else {
+            self.finished(token);
+        }
+    }
+
+    /// If it was this one that all parched connections waited for, they are looked at again.
+    fn finished(&mut self, token: Token) {
+        if self.finishing != Some(token) {
+            return;
+        }
+        self.finishing = None;
+        for (token, connection) in self.connections.iter_mut().filter(|(_, connection)| connection.holding.parched) {
+            activate(&mut self.active, *token, connection);
         }
     }
 
@@ -308,6 +368,7 @@ impl Gateway {
 
     fn forget(&mut self, token: Token) {
         if self.connections.remove(&token).is_some() {
+            self.finished(token);
             self.desk.connection_gone();
         }
     }
@@ -324,6 +385,13 @@ impl Gateway {
                 self.desk.beats.set(token, now + interval);
             }
         }
+        while let Some((request, token)) = self.desk.next_held(now) {
+            if let Some(connection) = self.connections.get_mut(&token) {
+                self.desk.release(request, &mut connection.book);
+            }
+        }
+        self.desk.refuse_late_waiters(now);
+        self.desk.forget_keys();
         if self.next_tick.is_none_or(|at| now < at) {
             return;
         }
@@ -333,6 +401,10 @@ impl Gateway {
             match connection.timed_out(now) {
                 Some(why) => late.push((*token, why)),
                 None => waiting |= connection.may_time_out(),
+            }
+            if connection.holding.parched {
+                // There may be memory again.
+                activate(&mut self.active, *token, connection);
             }
         }
         for (token, why) in late {
@@ -345,7 +417,7 @@ impl Gateway {
     /// The listeners go, and with them their port and path; what is connected stays until it is served.
     fn drain(&mut self) {
         self.draining = true;
-        self.desk.draining = true;
+        self.desk.drain();
         self.listeners = None;
         self.tell_drained();
     }
@@ -387,9 +459,17 @@ fn refuse(mut socket: Socket, fault: &Fault) {
 
 /// Carries out what stands in the buffer; false when the connection is to be closed behind its answers.
 fn handle_lines(token: Token, connection: &mut Connection, desk: &mut Desk) -> bool {
-    while connection.may_take_request() {
+    connection.more_lines = false;
+    for taken in 0.. {
+        if !connection.may_take_request() {
+            break;
+        }
+        if taken > 0 && connection.holding.is_short() {
+            connection.more_lines = true;
+            break;
+        }
         let batch_max = desk.config().connections.max_batch as usize;
-        let Connection { framer, outbox, book, peer, .. } = connection;
+        let Connection { framer, outbox, book, peer, holding, .. } = connection;
         let incoming = match framer.next_line() {
             None => match framer.first_byte() {
                 // A TLS hello has no line end, and nothing that begins so becomes a request.
@@ -403,7 +483,10 @@ fn handle_lines(token: Token, connection: &mut Connection, desk: &mut Desk) -> b
                 let message = format!("a line holds at most {limit} bytes");
                 Err(Fault::new(Reason::RequestTooLarge, message).number("limit", limit as i64))
             }
-            Some(Line::Whole(line)) => parse_line(line, batch_max),
+            Some(Line::Whole(line)) => {
+                holding.carry_out();
+                parse_line(line, batch_max)
+            }
         };
         let tail = outbox.tail();
         let before = tail.len();

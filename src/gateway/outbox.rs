@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 
+use crate::admission::buffers::Share;
 use crate::ids::RequestId;
 
 /// A worker by its number, and the request that it works for.
@@ -14,14 +15,26 @@ pub struct Outbox {
     /// Bytes of the first item that are written.
     written: usize,
     unsent: usize,
+    /// Of them, in items that have a share of their own.
+    shared: usize,
 }
 
 #[derive(Debug)]
 enum Item {
-    /// Bytes to write; then the source may send its next piece.
-    Bytes { bytes: Vec<u8>, then: Option<Source> },
+    Bytes {
+        bytes: Vec<u8>,
+    },
+    /// A line of a stream, with its memory; when it is written the source may go on.
+    Stream {
+        bytes: Vec<u8>,
+        then: Source,
+        _share: Share,
+    },
     /// Here belongs what the source has not encoded yet.
-    Pull { source: Source, asked: bool },
+    Pull {
+        source: Source,
+        asked: bool,
+    },
 }
 
 /// Answers that are small go into one buffer, up to this size, and so into one write.
@@ -37,15 +50,20 @@ impl Outbox {
         self.unsent
     }
 
+    /// Of these, what the connection has to account for.
+    pub fn unshared(&self) -> usize {
+        self.unsent - self.shared
+    }
+
     /// Room at the end for small answers; what is appended must be told by [`Outbox::appended`].
     pub fn tail(&mut self) -> &mut Vec<u8> {
-        let fits = matches!(self.items.back(), Some(Item::Bytes { bytes, then: None }) if bytes.len() < COALESCE_BYTES);
+        let fits = matches!(self.items.back(), Some(Item::Bytes { bytes }) if bytes.len() < COALESCE_BYTES);
         if !fits {
-            self.items.push_back(Item::Bytes { bytes: Vec::new(), then: None });
+            self.items.push_back(Item::Bytes { bytes: Vec::new() });
         }
         match self.items.back_mut() {
-            Some(Item::Bytes { bytes, .. }) => bytes,
-            Some(Item::Pull { .. }) | None => unreachable!("the last item was just looked at"),
+            Some(Item::Bytes { bytes }) => bytes,
+            Some(Item::Stream { .. } | Item::Pull { .. }) | None => unreachable!("the last item was just looked at"),
         }
     }
 
@@ -54,15 +72,21 @@ impl Outbox {
         self.unsent += bytes;
     }
 
-    /// A line, or a part of one; when it is written its source may go on.
-    pub fn line(&mut self, bytes: Vec<u8>, then: Option<Source>) {
-        if then.is_none() && bytes.len() < COALESCE_BYTES / 4 {
-            self.tail().extend_from_slice(&bytes);
-            self.unsent += bytes.len();
-            return;
-        }
+    /// A line, or a part of one.
+    pub fn line(&mut self, bytes: Vec<u8>) {
         self.unsent += bytes.len();
-        self.items.push_back(Item::Bytes { bytes, then });
+        if bytes.len() < COALESCE_BYTES / 4 {
+            self.tail().extend_from_slice(&bytes);
+        } else {
+            self.items.push_back(Item::Bytes { bytes });
+        }
+    }
+
+    /// A line of a stream.
+    pub fn stream_line(&mut self, bytes: Vec<u8>, then: Source, share: Share) {
+        self.unsent += bytes.len();
+        self.shared += bytes.len();
+        self.items.push_back(Item::Stream { bytes, then, _share: share });
     }
 
     /// Here the rest of an answer will stand.
@@ -74,7 +98,7 @@ impl Outbox {
     pub fn batch(&mut self, parts: Vec<Part>) {
         for part in parts {
             match part {
-                Part::Bytes(bytes) => self.line(bytes, None),
+                Part::Bytes(bytes) => self.line(bytes),
                 Part::Pull(source) => self.pull(source),
             }
         }
@@ -89,9 +113,9 @@ impl Outbox {
             if let Item::Pull { asked, .. } = &mut self.items[at] {
                 *asked = false;
             }
-            self.items.insert(at, Item::Bytes { bytes, then: None });
+            self.items.insert(at, Item::Bytes { bytes });
         } else {
-            self.items[at] = Item::Bytes { bytes, then: None };
+            self.items[at] = Item::Bytes { bytes };
         }
     }
 
@@ -99,7 +123,7 @@ impl Outbox {
     /// the socket would take more.
     pub fn write(&mut self, socket: &mut impl Write, mut go_on: impl FnMut(Source)) -> io::Result<bool> {
         loop {
-            match self.items.front_mut() {
+            let (bytes, then) = match self.items.front_mut() {
                 None => return Ok(true),
                 Some(Item::Pull { source, asked }) => {
                     if !std::mem::replace(asked, true) {
@@ -107,25 +131,27 @@ impl Outbox {
                     }
                     return Ok(true);
                 }
-                Some(Item::Bytes { bytes, then }) => {
-                    while self.written < bytes.len() {
-                        match socket.write(&bytes[self.written..]) {
-                            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                            Ok(wrote) => {
-                                self.written += wrote;
-                                self.unsent -= wrote;
-                            }
-                            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                            Err(error) => return Err(error),
-                        }
+                Some(Item::Bytes { bytes }) => (bytes, None),
+                Some(Item::Stream { bytes, then, .. }) => (bytes, Some(*then)),
+            };
+            while self.written < bytes.len() {
+                match socket.write(&bytes[self.written..]) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(wrote) => {
+                        self.written += wrote;
+                        self.unsent -= wrote;
+                        self.shared -= if then.is_some() { wrote } else { 0 };
                     }
-                    if let Some(source) = then {
-                        go_on(*source);
-                    }
-                    self.written = 0;
-                    self.items.pop_front();
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
                 }
+            }
+            self.written = 0;
+            self.items.pop_front();
+            // Its share has come back: there is room for the next one.
+            if let Some(source) = then {
+                go_on(source);
             }
         }
     }
@@ -141,6 +167,7 @@ pub enum Part {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::buffers::Account;
 
     /// Takes so many bytes, then blocks.
     struct Narrow(Vec<u8>, usize);
@@ -165,10 +192,10 @@ mod tests {
     #[test]
     fn an_answer_is_fetched_only_when_its_turn_has_come() {
         let mut outbox = Outbox::default();
-        outbox.line(b"first\n".to_vec(), None);
-        outbox.line(b"head ".to_vec(), None);
+        outbox.line(b"first\n".to_vec());
+        outbox.line(b"head ".to_vec());
         outbox.pull((0, REQUEST));
-        outbox.line(b"tail\n".to_vec(), None);
+        outbox.line(b"tail\n".to_vec());
         let mut socket = Narrow(Vec::new(), 3);
         let mut asked = Vec::new();
         assert!(!outbox.write(&mut socket, |source| asked.push(source)).unwrap());
@@ -190,13 +217,20 @@ mod tests {
     #[test]
     fn a_stream_goes_on_when_its_line_is_written() {
         let mut outbox = Outbox::default();
-        outbox.line(b"piece\n".to_vec(), Some((1, REQUEST)));
-        let mut socket = Narrow(Vec::new(), 5);
+        let account = Account::of_daemon(100);
+        outbox.line(b"a".to_vec());
+        outbox.stream_line(b"piece\n".to_vec(), (1, REQUEST), Share::take(&account, 6).unwrap());
+        assert_eq!((outbox.unsent(), outbox.unshared()), (7, 1));
+        let mut socket = Narrow(Vec::new(), 6);
         let mut taken = 0;
         assert!(!outbox.write(&mut socket, |_| taken += 1).unwrap());
-        assert_eq!(taken, 0);
+        assert_eq!((taken, outbox.unsent(), outbox.unshared(), account.used()), (0, 1, 0, 6));
         socket.1 = 1;
-        assert!(outbox.write(&mut socket, |_| taken += 1).unwrap());
-        assert_eq!(taken, 1);
+        let gone_on = |_| {
+            assert_eq!(account.used(), 0);
+            taken += 1;
+        };
+        assert!(outbox.write(&mut socket, gone_on).unwrap());
+        assert_eq!((taken, outbox.unsent(), outbox.unshared()), (1, 0, 0));
     }
 }

@@ -1,11 +1,12 @@
 //! Runs on `errand-k`: what may block for as long as a file system or a hostile process likes. Reading /proc of a tree,
-//! removing directories, trying whether a directory can be used.
+//! removing directories, trying whether a directory can be used, reading the configuration again.
 //!
 //! A worker never waits for any of it: it hands a task over and gets the outcome as a message. A thread that hangs is
 //! joined by another, up to a bound.
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,9 +18,11 @@ use super::proc::Adopted;
 use super::spawn::{SpawnFault, Spawner, Started, Ticket, Wiring};
 use super::tree::{self, Marks};
 use super::workspace::Workspaces;
+use crate::admission::overrides;
 use crate::ids::{ExecId, SessionId};
 use crate::mailbox::Mailbox;
-use crate::message::{ToReaper, ToWorker};
+use crate::message::{ToGateway, ToReaper, ToWorker};
+use crate::runtime::reload::{Reloader, Wish};
 use crate::sys::clone::{Plan, Stack};
 
 /// One thing to do, and whom to tell.
@@ -30,6 +33,18 @@ pub enum Errand {
     },
     /// Which orphans are there?
     Census {
+        reaper: Mailbox<ToReaper>,
+    },
+    /// Limits that were set go to the disk.
+    SaveLimits {
+        path: PathBuf,
+        bytes: Vec<u8>,
+        gateway: Mailbox<ToGateway>,
+    },
+    /// Reads the configuration again; the file may lie on a mount that hangs.
+    Reload {
+        reloader: Box<Reloader>,
+        wish: Wish,
         reaper: Mailbox<ToReaper>,
     },
 }
@@ -144,6 +159,14 @@ impl Shared {
             match errand {
                 Errand::Census { reaper } => {
                     reaper.tell(ToReaper::Orphans { orphans: tree::census(&self.adopted) });
+                }
+                Errand::Reload { mut reloader, wish, reaper } => {
+                    let reloaded = Box::new(reloader.carry_out(wish));
+                    reaper.tell(ToReaper::Reloaded { reloader, reloaded });
+                }
+                Errand::SaveLimits { path, bytes, gateway } => {
+                    let saved = overrides::save(&path, &bytes).map_err(|error| error.to_string());
+                    gateway.tell(ToGateway::LimitsSaved { saved });
                 }
                 Errand::ForWorker { worker, task } => {
                     let done = self.done(task, &mut stack);

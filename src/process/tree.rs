@@ -4,6 +4,7 @@
 //! it; afterwards its orphans are children of our main thread, for we are a subreaper, and the rest hangs below them.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, waitpid};
@@ -125,8 +126,8 @@ pub enum Swept {
     Proven,
     /// None of the tree was seen. One scan can miss a process that forks again and again.
     NoneSeen,
-    /// These were killed, and may be dying still.
-    Killed(Vec<Named>),
+    /// These were killed, and may be dying still; what those had used that no earlier sweep killed.
+    Killed { which: Vec<Named>, cpu: Duration },
 }
 
 /// Kills what is left of a tree whose main process has ended: stops it first, so that it forks no further.
@@ -157,7 +158,9 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
         }
     }
     if !alive.is_empty() {
-        return Swept::Killed(alive.iter().map(|stat| (stat.pid, stat.started)).collect());
+        let which: Vec<Named> = alive.iter().map(|stat| (stat.pid, stat.started)).collect();
+        let fresh = alive.iter().filter(|stat| !marks.killed.contains(&(stat.pid, stat.started)));
+        return Swept::Killed { which, cpu: Duration::from_millis(cpu_ms(fresh.copied())) };
     }
     // Two readings that are the same have missed nothing: whatever forks and ends meanwhile changes the list.
     let proven = (tree.is_empty() && !unknown && adopted.pids() == pids) || adopted.is_empty();
@@ -189,6 +192,11 @@ fn with_descendants(roots: Vec<Stat>) -> Vec<Stat> {
     tree
 }
 
+/// CPU time of these and of what they have waited for.
+fn cpu_ms<'a>(stats: impl IntoIterator<Item = &'a Stat>) -> u64 {
+    stats.into_iter().map(|stat| stat.cpu_ticks).sum::<u64>() * 1000 / proc::ticks_a_second()
+}
+
 /// What a running tree uses now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sample {
@@ -208,11 +216,10 @@ pub fn sample(marks: &Marks, adopted: &Adopted) -> Sample {
     }
     let tree = with_descendants(roots);
     let alive = tree.iter().filter(|stat| stat.is_alive());
-    let ticks: u64 = tree.iter().map(|stat| stat.cpu_ticks).sum();
     Sample {
         rss_bytes: alive.clone().map(|stat| stat.rss_bytes).sum(),
         vm_bytes: alive.clone().map(|stat| stat.vm_bytes).max().unwrap_or(0),
-        cpu_ms: ticks * 1000 / proc::ticks_a_second(),
+        cpu_ms: cpu_ms(&tree),
         descendants: alive.filter(|stat| stat.pid != marks.leader).count() as u64,
     }
 }

@@ -201,7 +201,8 @@ enum Form {
     Base64,
 }
 
-/// Of an output encoded at once. A multiple of 3, so that base64 needs no padding before the end.
+/// Of an output encoded at once, or a part of it where less is wanted. Multiples of 3, so that base64 needs no padding
+/// before the end.
 const CHUNK_BYTES: usize = 24 * 1024;
 
 impl Body {
@@ -230,9 +231,10 @@ impl Body {
     /// Appends about `want` bytes more, or all that is left.
     pub fn encode(&mut self, want: usize, out: &mut Vec<u8>) {
         let until = out.len() + want;
+        let chunk_bytes = (want / 3 * 3).clamp(3, CHUNK_BYTES);
         while out.len() < until {
             let Some(part) = self.parts.front_mut() else { return };
-            let end = part.bytes.len().min(part.at + CHUNK_BYTES);
+            let end = part.bytes.len().min(part.at + chunk_bytes);
             let chunk = &part.bytes[part.at..end];
             match part.form {
                 Form::Json => out.extend_from_slice(chunk),

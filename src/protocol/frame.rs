@@ -24,12 +24,19 @@ pub enum Line<'a> {
     TooLong,
 }
 
-/// A buffer that grew beyond this is given back once it is empty.
-const KEEP_BYTES: usize = 16 * 1024;
+/// A buffer up to this size is kept; one that grew beyond it is given back as soon as little or nothing is in it.
+pub const FREE_BYTES: usize = 16 * 1024;
+/// A long line's buffer is larger than what is in it by no more than this.
+pub const GROW_BYTES: usize = 256 * 1024;
 
 impl Framer {
     pub fn new(line_bytes_max: usize) -> Self {
         Framer { bytes: Vec::new(), start: 0, scanned: 0, line_bytes_max, discarding: false }
+    }
+
+    /// Another longest line, the one that is coming included.
+    pub fn set_line_bytes_max(&mut self, line_bytes_max: usize) {
+        self.line_bytes_max = line_bytes_max;
     }
 
     /// Takes what was read. Call [`Framer::next_line`] until it is empty before the next push.
@@ -43,7 +50,36 @@ impl Framer {
             self.scanned -= self.start;
             self.start = 0;
         }
+        self.grow(read.len());
         self.bytes.extend_from_slice(read);
+    }
+
+    /// To twice what is needed, but not past the bounds above for the sake of that.
+    fn grow(&mut self, more: usize) {
+        let needed = self.bytes.len() + more;
+        if needed > self.bytes.capacity() {
+            let size = if needed <= FREE_BYTES { FREE_BYTES.min(needed * 2) } else { needed + needed.min(GROW_BYTES) };
+            self.bytes.reserve_exact(size - self.bytes.len());
+        }
+    }
+
+    /// Bytes that are not carried out.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    /// Memory that it takes.
+    pub fn held(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Gives back what a long turn has left unused.
+    pub fn compact(&mut self) {
+        if self.bytes.capacity() > FREE_BYTES && self.len() < self.bytes.capacity() / 4 {
+            self.bytes = self.bytes[self.start..].to_vec();
+            self.scanned -= self.start;
+            self.start = 0;
+        }
     }
 
     pub fn next_line(&mut self) -> Option<Line<'_>> {
@@ -98,7 +134,7 @@ impl Framer {
     }
 
     fn give_back(&mut self) {
-        if self.start == self.bytes.len() && self.bytes.capacity() > KEEP_BYTES {
+        if self.start == self.bytes.len() && self.bytes.capacity() > FREE_BYTES {
             self.bytes = Vec::new();
             self.start = 0;
             self.scanned = 0;
@@ -155,8 +191,25 @@ mod tests {
         let mut told = 0;
         for _ in 0..1000 {
             told += lines(&mut framer, &[b'x'; 4096]).len();
-            assert!(framer.bytes.capacity() <= KEEP_BYTES);
+            assert!(framer.bytes.capacity() <= FREE_BYTES);
         }
         assert_eq!(told, 1);
+    }
+
+    #[test]
+    fn inv7_a_buffer_is_little_larger_than_what_is_in_it() {
+        let mut framer = Framer::new(8 << 20);
+        let mut sent = 0;
+        while sent < 4 << 20 {
+            framer.push(&[b'x'; 5000]);
+            assert!(framer.next_line().is_none());
+            sent += 5000;
+            assert!(framer.held() <= FREE_BYTES.max(sent * 2).min(FREE_BYTES + sent + GROW_BYTES), "{sent}");
+        }
+        assert_eq!(framer.len(), sent);
+        assert_eq!(lines(&mut framer, b"\n{\"id\"").len(), 1);
+        framer.compact();
+        assert!(framer.held() <= FREE_BYTES);
+        assert_eq!(lines(&mut framer, b":1}\n"), [ok("{\"id\":1}")]);
     }
 }

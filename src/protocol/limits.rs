@@ -31,7 +31,7 @@ pub struct Limits {
 pub type LimitsAsked = [Option<Asked>; NAMES.len()];
 
 /// One limit that was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Asked {
     Unlimited,
     At(u64),
@@ -96,6 +96,15 @@ impl Limits {
         ]
     }
 
+    /// Each at most what it is there.
+    pub fn within(mut self, ceilings: &Limits) -> Limits {
+        let mut ceilings = *ceilings;
+        for (own, most) in self.ceilings_mut().into_iter().zip(ceilings.ceilings_mut()) {
+            *own = own.map_or(*most, |value| Some(most.map_or(value, |most| value.min(most))));
+        }
+        self
+    }
+
     /// These limits with what was asked for, each at most what it was (invariant 13).
     pub fn lowered(mut self, asked: &LimitsAsked) -> Result<Limits, Fault> {
         for (at, ceiling) in self.ceilings_mut().into_iter().enumerate() {
@@ -152,6 +161,15 @@ mod tests {
         assert!(lowered(r#"{"nofile":101}"#).is_err());
         assert!(lowered(r#"{"nofile":-1}"#).is_err());
         assert!(lowered(r#"{"cpu_sec":2.001}"#).is_err());
+    }
+
+    #[test]
+    fn a_lower_ceiling_binds_and_a_higher_one_does_not_raise() {
+        let opened = Limits { nofile: Some(100), nproc: Some(5), ..Limits::default() };
+        let ceilings = Limits { nofile: Some(50), nproc: Some(9), core_bytes: Some(0), ..Limits::default() };
+        let expected = Limits { nofile: Some(50), nproc: Some(5), core_bytes: Some(0), ..Limits::default() };
+        assert_eq!(opened.within(&ceilings), expected);
+        assert_eq!(opened.within(&Limits::default()), opened);
     }
 
     #[test]

@@ -240,6 +240,22 @@ pub struct SessionInfo {
     pub usage: SessionUsage,
     /// The limits that its commands run under.
     pub limits: LimitSet,
+    /// What it may use up in all; none where the daemon does not tell.
+    #[serde(default)]
+    pub budget: Option<SessionBudget>,
+}
+
+/// What a session may use up in all; -1 is unlimited.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionBudget {
+    /// Commands.
+    pub commands: i64,
+    /// CPU time, in seconds.
+    pub cpu_sec: f64,
+    /// Output of both streams, in bytes.
+    pub output_bytes: i64,
+    /// Age of the session, in seconds.
+    pub wall_s: f64,
 }
 
 /// The shell of a session: `true` is `/bin/sh`, `false` none, else its path.

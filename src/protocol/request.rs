@@ -1,10 +1,14 @@
 //! Calls: a method with its params, typed and checked. Pure.
 
+mod quota;
+
 use std::borrow::Cow;
 
 use base64::Engine;
 use serde_json::value::RawValue;
 
+pub use self::quota::LimitCall;
+use super::budget::Budget;
 use super::envelope::ID_BYTES_MAX;
 use super::fault::{Fault, Reason};
 use super::json::{self, Fields, MembersError};
@@ -13,7 +17,7 @@ use crate::config::Config;
 use crate::ids::{ExecId, SessionId};
 
 /// A session as a client names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionRef {
     pub id: Option<SessionId>,
     pub text: Box<str>,
@@ -48,6 +52,7 @@ pub enum Call {
     },
     Run(Box<Run>),
     Kill(ExecRef),
+    Limit(LimitCall),
 }
 
 /// `session.open`.
@@ -58,13 +63,14 @@ pub struct OpenSession {
     pub env: Vec<(String, String)>,
     pub clear_env: bool,
     pub limits: LimitsAsked,
+    pub budget: Budget,
     /// None: the configured time.
     pub idle_ms: Option<u64>,
     pub persist: bool,
 }
 
 /// `exec.run`.
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub struct Run {
     pub session: Option<SessionRef>,
     pub program: Program,
@@ -83,9 +89,13 @@ pub struct Run {
     pub stream: bool,
     /// A disconnect does not cancel it.
     pub finish_on_disconnect: bool,
+    /// How long it may wait for a slot.
+    pub queue_ms: u64,
+    /// With the same key it never runs twice.
+    pub key: Option<Box<str>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Hash)]
 pub enum Program {
     /// For `/bin/sh -c`.
     Shell(String),
@@ -93,7 +103,7 @@ pub enum Program {
 }
 
 /// Which part of an output that is too long is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Keep {
     Tail,
     Head,
@@ -105,6 +115,9 @@ const NAME_BYTES_MAX: usize = 128;
 
 impl Call {
     pub fn parse(method: &str, params: Option<&RawValue>, config: &Config) -> Result<Call, Fault> {
+        if let Some(call) = quota::parse(method, params) {
+            return call;
+        }
         let fields = |accepted| Fields::of("", params, accepted);
         match method {
             "system.ping" => fields(&[]).map(|_| Call::Ping),
@@ -144,6 +157,56 @@ impl Call {
     }
 }
 
+/// What a call would start; a refusal of it is counted as such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Starts {
+    Session,
+    Command,
+    Nothing,
+}
+
+impl Starts {
+    pub fn of_method(method: &str) -> Starts {
+        match method {
+            "session.open" => Starts::Session,
+            "exec.run" => Starts::Command,
+            _ => Starts::Nothing,
+        }
+    }
+}
+
+impl Call {
+    /// The control lane is never refused for rate, capacity, quota or busy.
+    pub fn is_control(&self) -> bool {
+        match self {
+            Call::Ping | Call::Info | Call::Stats | Call::Subscribe { .. } | Call::Unsubscribe | Call::Drain => true,
+            Call::Close(_) | Call::List | Call::SessionInfo(_) | Call::Kill(_) => true,
+            Call::Open(_) | Call::History { .. } | Call::Run(_) | Call::Limit(_) => false,
+        }
+    }
+
+    pub fn starts(&self) -> Starts {
+        match self {
+            Call::Open(_) => Starts::Session,
+            Call::Run(_) => Starts::Command,
+            _ => Starts::Nothing,
+        }
+    }
+
+    /// What it takes while it waits, beside the few hundred bytes of any request.
+    pub fn weight(&self) -> usize {
+        match self {
+            Call::Run(run) => run.weight(),
+            Call::Open(open) => pairs(&open.env),
+            _ => 0,
+        }
+    }
+}
+
+fn pairs(env: &[(String, String)]) -> usize {
+    env.iter().map(|(name, value)| name.len() + value.len()).sum()
+}
+
 fn session_ref(fields: &Fields) -> Result<SessionRef, Fault> {
     optional_session(fields)?.ok_or_else(|| fields.wrong("session", "is missing"))
 }
@@ -170,15 +233,13 @@ impl OpenSession {
         if fields.raw("shell").is_some_and(|raw| raw.get() != "false") {
             return Err(later(&fields, "shell"));
         }
-        if fields.raw("budget").is_some_and(|raw| raw.get() != "{}") {
-            return Err(later(&fields, "budget"));
-        }
         Ok(OpenSession {
             name,
             cwd: directory(&fields)?,
             env: environment(&fields)?,
             clear_env: fields.bool("clear_env")?.unwrap_or(false),
             limits: Limits::asked(&fields)?,
+            budget: Budget::parse(&fields)?,
             idle_ms: fields.millis("idle_s", (config.sessions.max_idle_sec * 1000.0) as u64)?,
             persist: fields.bool("persist")?.unwrap_or(false),
         })
@@ -210,16 +271,20 @@ const RUN_FIELDS: [&str; 21] = [
 ];
 
 impl Run {
+    /// The bytes of its params.
+    pub fn weight(&self) -> usize {
+        let program = match &self.program {
+            Program::Shell(line) => line.len(),
+            Program::Argv(argv) => argv.iter().map(String::len).sum(),
+        };
+        program + pairs(&self.env) + self.stdin.as_ref().map_or(0, Vec::len)
+    }
+
     fn parse(params: Option<&RawValue>, config: &Config) -> Result<Run, Fault> {
         let commands = &config.commands;
         let fields = Fields::of("", params, &RUN_FIELDS)?;
-        for absent in ["pty", "key"] {
-            if fields.raw(absent).is_some() {
-                return Err(later(&fields, absent));
-            }
-        }
-        if fields.integer("queue_ms", 0..=i64::MAX)?.is_some_and(|ms| ms > 0) {
-            return Err(later(&fields, "queue_ms"));
+        if fields.raw("pty").is_some() {
+            return Err(later(&fields, "pty"));
         }
         let max_timeout_ms = (commands.max_timeout_s * 1000.0) as u64;
         let output_most = i64::try_from(commands.max_output_bytes).unwrap_or(i64::MAX);
@@ -246,6 +311,8 @@ impl Run {
             base64: fields.word("encoding", &[("auto", false), ("base64", true)])? == Some(true),
             stream: fields.bool("stream")?.unwrap_or(false),
             finish_on_disconnect: fields.word("on_disconnect", &[("cancel", false), ("finish", true)])? == Some(true),
+            queue_ms: fields.integer("queue_ms", 0..=QUEUE_MS_MAX)?.map_or(0, i64::unsigned_abs),
+            key: key(&fields)?,
         })
     }
 }
@@ -253,6 +320,18 @@ impl Run {
 /// A field of the protocol that this version has no means for; its default, or null, is as good as absent.
 fn later(fields: &Fields, name: &str) -> Fault {
     fields.wrong(name, "this version takes its default only")
+}
+
+/// A day; whoever would wait longer is better off asking again.
+const QUEUE_MS_MAX: i64 = 86_400_000;
+
+/// As long as an id, for it is one.
+fn key(fields: &Fields) -> Result<Option<Box<str>>, Fault> {
+    let Some(key) = fields.text("key")? else { return Ok(None) };
+    if key.is_empty() || key.len() > ID_BYTES_MAX {
+        return Err(fields.wrong("key", format!("must have 1 to {ID_BYTES_MAX} bytes")));
+    }
+    Ok(Some(key.into()))
 }
 
 /// A grace longer than an hour is a mistake.

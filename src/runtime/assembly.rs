@@ -5,16 +5,20 @@ use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::unbounded;
 use mio::Poll;
 use nix::unistd::getppid;
 
+use super::reload::Reloader;
 use super::{JOIN_MAX, Options, StartError};
-use crate::config::Config;
+use crate::admission::buffers::Account;
+use crate::admission::overrides::{self, Loaded, Overrides};
+use crate::admission::quota::Ledger;
+use crate::config::{Config, Connections};
 use crate::enforcement::{self, Host};
-use crate::gateway::{self, Desk, Gateway, Listeners};
+use crate::gateway::{self, Desk, Gateway, Listeners, Quotas};
 use crate::mailbox::{Mailbox, mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errands;
@@ -26,7 +30,7 @@ use crate::protocol::encode::Object;
 use crate::reaper::{self, Reaper, Signals};
 use crate::stats::Stats;
 use crate::threads::{Joinable, thread};
-use crate::worker::{self, Pool, Relief, Setup, Worker};
+use crate::worker::{self, Relief, Setup, Worker};
 
 /// What is left to join when the reaper has ended.
 pub(super) struct Parts {
@@ -76,11 +80,12 @@ pub(super) fn system<T>(step: &'static str, result: io::Result<T>) -> Result<T, 
 }
 
 /// Builds every actor and starts all but the reaper, which the caller runs.
-pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts), StartError> {
+pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts), StartError> {
+    let config = Arc::new(config);
     let poll = || system("make a poll", Poll::new());
     let (gateway_poll, reaper_poll) = (poll()?, poll()?);
     // Before any thread: it changes the umask for a moment.
-    let listeners = Listeners::open(config, gateway_poll.registry()).map_err(StartError::Listen)?;
+    let listeners = Listeners::open(&config, gateway_poll.registry()).map_err(StartError::Listen)?;
     let address = listeners.tcp_address();
     let policy = Policy::of_config(&config.children).map_err(StartError::Config)?;
     let uids = match policy {
@@ -96,6 +101,7 @@ pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts)
     if let Some(folder) = &config.state_dir {
         system("make the state_dir", make_private(folder))?;
     }
+    let quotas = quotas(&config)?;
     let run = system("read /dev/urandom", random_name())?;
     let workspaces = Workspaces::new(config.children.workspaces.as_deref(), &run, policy != Policy::Same);
     // A program that only brings commands with directories of their own needs none.
@@ -104,18 +110,14 @@ pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts)
     }
     let setup = Arc::new(Setup {
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
-        common: common(config, &policy, options.exclusive),
+        common: common(&config, &policy, options.exclusive),
         workspaces: Arc::new(workspaces),
-        pool: Pool::new(config.commands.max_buffer_bytes),
         config: config.clone(),
         run,
         policy,
         watch_vm: options.watch_vm,
     });
-    // A mailbox never holds more than can be under way: requests of all connections, and a few facts for each.
-    let connections = &config.connections;
-    let inflight = connections.max_connections * (connections.max_inflight_per_connection + connections.max_batch);
-    let messages_max = usize::try_from(inflight * 8).unwrap_or(usize::MAX).max(1 << 16);
+    let messages_max = messages_max(&config.connections);
     let (gateway, gateway_inbox) =
         system("make a mailbox", mailbox(gateway_poll.registry(), gateway::INBOX, messages_max))?;
     let (reaper, reaper_inbox) =
@@ -150,21 +152,30 @@ pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts)
         threads.push(system("start a worker", thread(format!("worker-{index}"), move || worker.run(&relief)))?);
         workers.push(own);
     }
-    let links = gateway::Links { workers: workers.clone(), reaper: reaper.clone(), stats: stats.clone() };
-    let desk = Desk::new(config, about(config), links);
+    let buffers = Account::of_daemon(config.commands.max_buffer_bytes);
+    let links = gateway::Links {
+        workers: workers.clone(),
+        reaper: reaper.clone(),
+        stats: stats.clone(),
+        buffers: buffers.clone(),
+        relief: relief.clone(),
+        own: gateway.clone(),
+    };
+    let desk = Desk::new(config.clone(), about(&config), quotas, links);
     let gateway_actor = Gateway::new(gateway_poll, gateway_inbox, listeners, desk);
     let watch = relief.clone();
     threads.push(system("start a thread", thread("relief".into(), move || watch.run()))?);
-    let actor = Stats::new(stats_inbox, gateway.clone(), setup.pool.clone(), config);
+    let actor = Stats::new(stats_inbox, gateway.clone(), buffers, &config);
     let stats_thread = system("start the statistics", thread("stats".into(), move || actor.run()))?;
     // Last of them: whoever is answered finds everything running.
     let gateway_thread = system("start the gateway", thread("gateway".into(), move || gateway_actor.run()))?;
     let policy = reaper::Policy {
-        sweep_every: Duration::from_millis(config.reaper.interval_ms),
-        drain: Duration::from_secs_f64(config.shutdown.drain_s),
+        sweep_every: reaper::sweep_every(&config),
+        drain: reaper::drain(&config),
         exclusive: options.exclusive,
         guard,
     };
+    let reloader = Box::new(Reloader { sources: options.sources, config, setup });
     let links = reaper::Links {
         workers: workers.clone(),
         gateway: gateway.clone(),
@@ -172,7 +183,7 @@ pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts)
         relief: relief.clone(),
         own: reaper.clone(),
     };
-    let actor = system("make the reaper", Reaper::new(reaper_poll, reaper_inbox, links, policy, signals))?;
+    let actor = system("make the reaper", Reaper::new(reaper_poll, reaper_inbox, links, policy, signals, reloader))?;
     Ok((
         actor,
         Parts {
@@ -189,6 +200,39 @@ pub(super) fn build(config: &Config, options: Options) -> Result<(Reaper, Parts)
             address,
         },
     ))
+}
+
+/// A mailbox never holds more than can be under way: requests of all connections, and a few facts for each.
+pub(crate) fn messages_max(connections: &Connections) -> usize {
+    let inflight = connections.max_connections * (connections.max_inflight_per_connection + connections.max_batch);
+    usize::try_from(inflight * 8).unwrap_or(usize::MAX).max(1 << 16)
+}
+
+/// The limits of the configuration, and over them those that were set at run time.
+fn quotas(config: &Config) -> Result<Quotas, StartError> {
+    let file = config.state_dir.as_ref().map(|folder| folder.join("limits.json"));
+    let loaded = file.as_deref().map(overrides::load).transpose();
+    let loaded = loaded.map_err(|refused| StartError::Config(refused.to_string()))?;
+    let mut set = Overrides::default();
+    if let Some(Loaded { overrides, refused }) = loaded {
+        if let Some(refused) = refused {
+            log::error!("{refused}; the last good copy of it holds");
+        }
+        set = overrides;
+    }
+    let ledger = Ledger::new(&config.quotas, set).map_err(|error| StartError::Config(format!("quotas: {error}")))?;
+    tell_overruled(&ledger);
+    Ok(Quotas { ledger, file })
+}
+
+/// What was set wins over what stands in the file, and whoever reads the file must know.
+pub(crate) fn tell_overruled(ledger: &Ledger) {
+    for overruled in ledger.overruled() {
+        log::info!("{overruled}");
+    }
+    if let Err(broken) = ledger.broken() {
+        log::warn!("limits that were set do not fit the configuration: {broken}");
+    }
 }
 
 fn make_private(folder: &std::path::Path) -> io::Result<()> {
@@ -239,8 +283,8 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
     }
 }
 
-/// The members of `system.info` that never change.
-fn about(config: &Config) -> Vec<u8> {
+/// The members of `system.info` that only a reload changes.
+pub(super) fn about(config: &Config) -> Vec<u8> {
     let mut about = Vec::new();
     let mut object = Object::begin(&mut about);
     object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));

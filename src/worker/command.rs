@@ -13,11 +13,12 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 pub use self::due::{Due, Pipe};
-use super::pipes::{Input, Output, Sink, Turn, ring};
-use super::record::{Ended, Finished, Kept, Verdict, ended};
-use super::ring::Share;
+use super::pipes::{Input, Output, Sink, Turn};
+use super::record::{BUDGET_CPU, Ended, Finished, Kept, Verdict, ended};
+use super::ring::Ring;
 use super::stream::Stream;
 use super::tools::{Start, Tools};
+use crate::admission::buffers::{Claim, Share};
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::message::{Running, ToGateway};
 use crate::process::child::Child;
@@ -88,6 +89,8 @@ pub struct Command {
     /// Somebody can receive the record.
     pub wanted: bool,
     pub finish_on_disconnect: bool,
+    /// Its record is for all who ask with the same retry key.
+    pub keyed: bool,
     /// The record was told, and it is there still.
     pub given_up: bool,
     /// What an error calls it.
@@ -99,6 +102,12 @@ pub struct Command {
     child: Option<Child>,
     marks: Marks,
     limits: Limits,
+    /// The CPU time of its limits is what the budget of its session has left, and not its own limit.
+    cpu_of_budget: bool,
+    /// The most that the watchdog saw.
+    cpu_seen: Duration,
+    /// Of processes that outlived the main one.
+    cpu_left_behind: Duration,
     timeout: Duration,
     stall: Option<Duration>,
     grace: Duration,
@@ -134,24 +143,20 @@ impl Command {
         tools: &mut Tools,
     ) -> Result<Command, Fault> {
         let now = Instant::now();
-        let Running { limits, spec, id, asked_at, .. } = running;
-        let pool = &tools.setup.pool;
-        let mut share = Share::none(pool);
-        let stdin_bytes = spec.stdin.as_ref().map_or(0, Vec::len);
-        if !share.resize(stdin_bytes) {
-            return Err(Fault::capacity("buffer_bytes", tools.setup.config.commands.max_buffer_bytes, pool.used()));
-        }
-        let sink = |name| match &id {
-            Some(id) => Sink::Stream(Stream::new(request, id, exec, name, spec.base64, &tools.gateway)),
-            None => ring(spec.keep, spec.output_limit_bytes, pool),
+        let Running { limits, spec, id, asked_at, buffers, .. } = running;
+        let Claim { stdin: stdin_share, stdout, stderr } = buffers;
+        let sink = |name, share| match &id {
+            Some(id) => Sink::Stream(Stream::new(request, id, exec, name, spec.base64, &tools.gateway, share)),
+            None => Sink::Ring(Ring::new(spec.keep, spec.output_limit_bytes, share)),
         };
-        let (stdout, stderr) = (Output::none(sink("stdout")), Output::none(sink("stderr")));
+        let (stdout, stderr) = (Output::none(sink("stdout", stdout)), Output::none(sink("stderr", stderr)));
         let command = Command {
             exec,
             session,
             request,
             wanted: true,
             finish_on_disconnect: spec.finish_on_disconnect,
+            keyed: spec.key.is_some(),
             given_up: false,
             program: name_of(&spec.program),
             asked_at,
@@ -161,13 +166,16 @@ impl Command {
             child: None,
             marks,
             limits,
+            cpu_of_budget: false,
+            cpu_seen: Duration::ZERO,
+            cpu_left_behind: Duration::ZERO,
             timeout: Duration::from_millis(spec.timeout_ms),
             stall: spec.stall_timeout_ms.map(Duration::from_millis),
             grace: Duration::from_millis(spec.kill_grace_ms),
             output_limit: spec.output_limit_bytes as u64,
             kill_on_output_limit: spec.kill_on_output_limit,
             base64: spec.base64,
-            stdin: spec.stdin.map(|bytes| (bytes, share)),
+            stdin: spec.stdin.map(|bytes| (bytes, stdin_share)),
             input: None,
             stdout,
             stderr,
@@ -188,6 +196,14 @@ impl Command {
         tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket });
         command.remind(now + command.timeout, Due::Timeout, tools);
         Ok(command)
+    }
+
+    /// What is left of its session's budget bounds it.
+    pub fn bound(&mut self, cpu_of_budget: bool, until: Option<Instant>, tools: &mut Tools) {
+        self.cpu_of_budget = cpu_of_budget;
+        if let Some(until) = until {
+            self.remind(until, Due::Budget, tools);
+        }
     }
 
     fn submit(&self, task: Task, tools: &Tools) {
@@ -313,6 +329,7 @@ impl Command {
     /// The watchdog's look at the tree.
     pub fn sampled(&mut self, sample: Sample, tools: &mut Tools) {
         self.sampling = false;
+        self.cpu_seen = self.cpu_seen.max(Duration::from_millis(sample.cpu_ms));
         if tools.setup.watch_vm && sample.vm_bytes > 0 {
             self.vm_bytes_max = self.vm_bytes_max.max(Some(sample.vm_bytes));
         }
@@ -331,6 +348,7 @@ impl Command {
                 self.remind(self.started + self.timeout, Due::Timeout, tools);
             }
             Due::Timeout => self.ask(Verdict::Timeout, tools),
+            Due::Budget => self.ask(Verdict::BudgetWall, tools),
             Due::Stall => self.stall_due(now, tools),
             Due::Kill if self.phase == Phase::Asked => self.kill(Verdict::Timeout, tools),
             Due::GiveUp if self.give_up_at.is_some_and(|at| at <= now) => return self.give_up(tools),
@@ -422,7 +440,29 @@ impl Command {
     }
 
     fn ended(&self, exit: Exit, used: &Rusage) -> Ended {
-        ended(self.verdict, Some(exit), used, &self.limits)
+        let mut ended = ended(self.verdict, Some(exit), used, &self.limits);
+        if self.cpu_of_budget && ended.limit == Some("cpu_sec") {
+            ended.limit = Some(BUDGET_CPU);
+        }
+        ended
+    }
+
+    /// CPU time that it has used as far as is known, while it runs.
+    pub fn cpu_seen(&self) -> Duration {
+        self.cpu_seen
+    }
+
+    /// CPU time that its session has used up by it. Waiting tells exactly of the main process and of what that waited
+    /// for; of the rest the watchdog and the sweeps know.
+    fn cpu(&self, ended: &Ended, used: &Rusage) -> Duration {
+        let cpu = (used.user + used.system + self.cpu_left_behind).max(self.cpu_seen);
+        match self.limits.cpu_ms {
+            // The kernel counts a limit in ticks and ends it a little early: what it calls used up is used up.
+            Some(ms) if ended.limit == Some(BUDGET_CPU) && self.verdict != Some(Verdict::BudgetCpu) => {
+                cpu.max(Duration::from_millis(ms))
+            }
+            Some(_) | None => cpu,
+        }
     }
 
     /// The record of a command that is still there.
@@ -435,6 +475,7 @@ impl Command {
         Finished {
             exec: self.exec,
             session: self.session,
+            cpu: self.cpu(&ended, &used),
             ended,
             wall: end.saturating_duration_since(self.started),
             spawn: self.spawn,
@@ -442,6 +483,11 @@ impl Command {
             vm_bytes_max: self.vm_bytes_max,
             descendants_killed: self.killed,
         }
+    }
+
+    /// Bytes that it has written to its outputs so far.
+    pub fn output_bytes(&self) -> u64 {
+        self.stdout.total() + self.stderr.total()
     }
 
     /// What was kept of the outputs, with its share of the memory for them.

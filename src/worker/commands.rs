@@ -6,7 +6,7 @@ use super::command::{Command, Due, Next, Pipe};
 use super::record::{Finished, Kept};
 use super::session::{Ran, Session, State};
 use super::tools::Tools;
-use super::{Answer, PIECE_BYTES, Worker};
+use super::{Answer, Worker};
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::message::{CommandEnd, Running, ToGateway, ToReaper};
 use crate::process::launch;
@@ -22,17 +22,26 @@ impl Worker {
             }
             self.tools.gateway.leave(ToGateway::SessionOpened { session: id });
         }
+        let cpu_seen = self.cpu_seen(id);
         let usable = |session: &&mut Session| session.state == State::Open && !self.ending;
         let Some(session) = self.sessions.get_mut(&id).filter(usable) else {
             let fault = if self.ending { Fault::shutting_down() } else { Fault::session_not_found(&id.to_string()) };
             return self.refuse(request, exec, id, fault, false);
         };
+        let left = match session.budget_left(cpu_seen) {
+            Ok(left) => left,
+            Err(fault) => {
+                self.refuse(request, exec, id, fault, false);
+                return self.close_when_idle(id);
+            }
+        };
+        let cpu_of_budget = left.lower(&mut running.limits);
         let setup = &self.tools.setup;
         let environment = session.environment(Some(exec), &running.spec.env, setup);
         let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
         let plan =
             setup.common.plan(Some(&running.spec.program), &environment, &cwd, &running.limits, session.identity);
-        let alone = setup.policy.is_pool() && setup.config.commands.max_commands_per_session == 1;
+        let alone = setup.policy.is_pool() && running.alone;
         let marks = Marks {
             leader: 0,
             environ: format!("COFFERDAM_EXEC={}", setup.unique(exec)).into_bytes(),
@@ -40,7 +49,8 @@ impl Worker {
             killed: Vec::new(),
         };
         match Command::start(request, exec, id, plan, marks, running, &mut self.tools) {
-            Ok(command) => {
+            Ok(mut command) => {
+                command.bound(cpu_of_budget, left.until, &mut self.tools);
                 session.command_started(exec);
                 if command.is_streamed() {
                     self.streams.insert(request, exec);
@@ -157,7 +167,7 @@ impl Worker {
         if let Some(session) = self.sessions.get_mut(&command.session) {
             let ran = Ran {
                 record: finished.without_output(stdout.total, kept(&stdout), stderr.total, kept(&stderr)),
-                cpu: finished.used.user + finished.used.system,
+                cpu: finished.cpu,
                 output_bytes: stdout.total + stderr.total,
             };
             session.command_gone(command.exec, Some(ran), self.tools.setup.config.sessions.max_history as usize);
@@ -166,15 +176,23 @@ impl Worker {
             self.free_slot(command, finished);
         }
         let mut body = finished.body(stdout, stderr, command.base64());
+        if command.keyed {
+            let mut whole = Vec::new();
+            while !body.is_empty() {
+                body.encode(super::PIECE_BYTES, &mut whole);
+            }
+            return self.answer(command.session, ToGateway::Kept { request: command.request, body: whole });
+        }
         if !command.wanted {
             return;
         }
+        let mut answer = Answer { body, shares: [stdout_share, stderr_share] };
         let mut piece = Vec::with_capacity(1024);
-        body.encode(PIECE_BYTES, &mut piece);
-        let more = !body.is_empty();
+        answer.body.encode(answer.piece_bytes(), &mut piece);
+        let more = !answer.body.is_empty();
         let request = command.request;
         if more {
-            self.answers.insert(request, Answer { body, _shares: [stdout_share, stderr_share] });
+            self.answers.insert(request, answer);
         }
         self.answer(command.session, ToGateway::Answer { request, body: piece, more });
     }
@@ -187,6 +205,8 @@ impl Worker {
             bytes_read: counted.bytes_read,
             bytes_dropped: counted.bytes_dropped,
             spawn_us: finished.spawn.as_micros() as u64,
+            cpu: finished.cpu,
+            output_bytes: command.output_bytes(),
             total_us: command.asked_at.elapsed().as_micros() as u64,
         };
         self.tools.gateway.leave(ToGateway::CommandGone { exec: command.exec, session: command.session, end });
@@ -214,8 +234,9 @@ impl Worker {
             return self.with(*exec, |command, tools| command.taken(tools));
         }
         let Some(answer) = self.answers.get_mut(&request) else { return };
-        let mut body = Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 2);
-        answer.body.encode(PIECE_BYTES, &mut body);
+        let want = answer.piece_bytes();
+        let mut body = Vec::with_capacity(want + want / 2);
+        answer.body.encode(want, &mut body);
         let more = !answer.body.is_empty();
         if !more {
             self.answers.remove(&request);

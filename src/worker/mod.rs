@@ -1,6 +1,7 @@
 //! Runs on `worker-k`. Owns its sessions and their commands: children, pipes, deadlines. Blocks in its poll alone;
 //! never touches a socket, and leaves to the errands what a file system may hold up.
 
+mod budget;
 mod command;
 mod commands;
 mod pipes;
@@ -23,11 +24,10 @@ use nix::sys::signal::SigSet;
 use self::command::{Command, Next, Pipe};
 use self::record::Verdict;
 pub use self::relief::Relief;
-pub use self::ring::Pool;
-use self::ring::Share;
 use self::session::Session;
 pub use self::tools::Setup;
 use self::tools::Tools;
+use crate::admission::buffers::Share;
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
@@ -46,6 +46,9 @@ const SLOW_TURN: Duration = Duration::from_millis(100);
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Of an answer, encoded at once.
 const PIECE_BYTES: usize = 64 * 1024;
+/// The same where the memory for all is used up: the rest of the answer takes its own until it is encoded to the end, so
+/// there must be a next piece, and it must be small.
+const SHORT_PIECE_BYTES: usize = 4 * 1024;
 /// Counts are handed over at the end of a command, and this often while one runs.
 const TALLY_EVERY: Duration = Duration::from_millis(250);
 
@@ -72,7 +75,15 @@ pub struct Worker {
 /// An answer on its way, with the memory that its outputs take.
 struct Answer {
     body: Body,
-    _shares: [Option<Share>; 2],
+    shares: [Option<Share>; 2],
+}
+
+impl Answer {
+    /// How much of it to encode at once.
+    fn piece_bytes(&self) -> usize {
+        let full = self.shares.iter().flatten().any(|share| share.account().room() < PIECE_BYTES as u64 * 2);
+        if full { SHORT_PIECE_BYTES } else { PIECE_BYTES }
+    }
 }
 
 /// What the runtime hands to a worker.
@@ -215,6 +226,7 @@ impl Worker {
             ToWorker::Open { session, opening } => self.open(session, *opening),
             ToWorker::Run { request, exec, session, running } => self.start(request, exec, session, *running),
             ToWorker::Close { request, session } => self.close(session, Some(request), false),
+            ToWorker::Expect { session, more } => self.expect(session, more),
             ToWorker::Abandon { session } => self.abandon(session),
             ToWorker::Cancel { exec } => {
                 self.with(exec, |command, tools| {
@@ -236,10 +248,10 @@ impl Worker {
                 self.tools.gateway.tell(answer);
             }
             ToWorker::Info { request, session } => {
-                let commands_max = self.commands_max();
+                let (commands_max, ceilings) = (self.commands_max(), self.ceilings());
                 self.tell_of(request, session, |session| {
                     let mut body = b"\"result\":".to_vec();
-                    session.info(&mut body, commands_max);
+                    session.info(&mut body, commands_max, &ceilings);
                     body
                 });
             }
@@ -255,10 +267,7 @@ impl Worker {
             ToWorker::Launched { exec, launched } => self.launched(exec, launched),
             ToWorker::Probed { session, probed } => self.probed(session, probed),
             ToWorker::Swept { exec, swept } => self.with(exec, |command, tools| command.swept(swept, tools)),
-            ToWorker::Sampled { exec, sample } => self.with(exec, |command, tools| {
-                command.sampled(sample, tools);
-                Next::Stay
-            }),
+            ToWorker::Sampled { exec, sample } => self.sampled(exec, sample),
             ToWorker::WorkspaceRemoved { session, removed } => {
                 if let Err(errno) = removed {
                     log::warn!("session={session} its workspace cannot be removed: {errno}");
@@ -267,6 +276,7 @@ impl Worker {
             }
             ToWorker::ClaimOrphans { orphans } => self.claim(&orphans),
             ToWorker::EndAll { at_once } => self.end_all(at_once),
+            ToWorker::Reload { setup } => self.tools.setup = setup,
             ToWorker::Stop => self.stopping = true,
             #[cfg(test)]
             ToWorker::Step { step, .. } => (step.0)(),
@@ -280,6 +290,7 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         ToWorker::Open { session, .. }
         | ToWorker::Run { session, .. }
         | ToWorker::Close { session, .. }
+        | ToWorker::Expect { session, .. }
         | ToWorker::Abandon { session }
         | ToWorker::Info { session, .. }
         | ToWorker::History { session, .. }
@@ -296,6 +307,7 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         | ToWorker::Forget { .. }
         | ToWorker::ClaimOrphans { .. }
         | ToWorker::EndAll { .. }
+        | ToWorker::Reload { .. }
         | ToWorker::Stop => (None, None),
         #[cfg(test)]
         ToWorker::Step { session, .. } => (None, Some(*session)),

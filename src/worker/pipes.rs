@@ -8,8 +8,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use super::ring::{Pool, Ring, Share};
+use super::ring::Ring;
 use super::stream::Stream;
+use crate::admission::buffers::Share;
 
 /// The input of a command, until all of it is written or nobody reads it any more.
 #[derive(Debug)]
@@ -127,11 +128,16 @@ impl Output {
     pub fn read(&mut self, scratch: &mut [u8], registry: &Registry, last: bool) -> (Turn, usize) {
         let mut got = 0;
         for _ in 0..READS_A_TURN {
-            if !last && matches!(&self.sink, Sink::Stream(stream) if stream.is_blocked()) {
+            let most = match &mut self.sink {
+                Sink::Ring(_) => scratch.len(),
+                Sink::Stream(_) if last => scratch.len(),
+                Sink::Stream(stream) => stream.room().min(scratch.len()),
+            };
+            if most == 0 {
                 return (Turn::Blocked, got);
             }
             let Some(pipe) = &mut self.pipe else { return (Turn::Ended, got) };
-            match pipe.read(scratch) {
+            match pipe.read(&mut scratch[..most]) {
                 Ok(0) => {
                     self.close();
                     return (Turn::Ended, got);
@@ -143,7 +149,7 @@ impl Output {
                         Sink::Stream(stream) => stream.feed(&scratch[..read]),
                     }
                     self.small = if read < SMALL_BYTES { self.small + 1 } else { 0 };
-                    if read < scratch.len() && !last {
+                    if read < most && !last {
                         // A short read has emptied the pipe.
                         if self.small < SMALL_IN_A_ROW {
                             return (Turn::Waiting, got);
@@ -171,9 +177,4 @@ impl Output {
             stream.end();
         }
     }
-}
-
-/// A ring of a command, of the memory that all share.
-pub fn ring(keep: crate::protocol::request::Keep, cap: usize, pool: &Pool) -> Sink {
-    Sink::Ring(Ring::new(keep, cap, pool))
 }

@@ -21,9 +21,16 @@ pub enum Verdict {
     Output,
     Cancelled,
     Shutdown,
+    /// The CPU time of the whole session is used up.
+    BudgetCpu,
+    /// The session is too old.
+    BudgetWall,
     /// Still there long after SIGKILL.
     Unkillable,
 }
+
+/// The limit that the budget of its session was to a command.
+pub const BUDGET_CPU: &str = "budget.cpu_sec";
 
 /// How a command ended, in the record's terms.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +57,8 @@ pub fn ended(verdict: Option<Verdict>, exit: Option<Exit>, used: &Rusage, limits
             Verdict::Output => with(Status::OutputLimit, Some("output_limit_bytes")),
             Verdict::Cancelled => with(Status::Cancelled, None),
             Verdict::Shutdown => with(Status::Shutdown, None),
+            Verdict::BudgetCpu => with(Status::CpuLimit, Some(BUDGET_CPU)),
+            Verdict::BudgetWall => with(Status::TimedOut, Some("budget.wall_s")),
             Verdict::Unkillable => Ended { status: Status::Unkillable, limit: None, exit_code: None, signal: None },
         };
     }
@@ -94,6 +103,8 @@ pub struct Finished {
     pub wall: Duration,
     pub spawn: Duration,
     pub used: Rusage,
+    /// What its session has used up by it; more than `used`, which knows nothing of what the main process left behind.
+    pub cpu: Duration,
     pub vm_bytes_max: Option<u64>,
     pub descendants_killed: u64,
 }
@@ -204,6 +215,16 @@ mod tests {
         let timeout = Some(Verdict::Timeout);
         assert_eq!(say(timeout, Exit::Code(0)), (Status::TimedOut, Some("timeout_s"), None, None));
         assert_eq!(say(timeout, Exit::Signal(15)), (Status::TimedOut, Some("timeout_s"), None, name("SIGTERM")));
+    }
+
+    #[test]
+    fn a_budget_that_is_used_up_is_named() {
+        let name = Some("SIGKILL".to_owned());
+        let cpu = say(Some(Verdict::BudgetCpu), Exit::Signal(9));
+        assert_eq!(cpu, (Status::CpuLimit, Some("budget.cpu_sec"), None, name.clone()));
+        let wall = say(Some(Verdict::BudgetWall), Exit::Signal(9));
+        assert_eq!(wall, (Status::TimedOut, Some("budget.wall_s"), None, name));
+        assert_eq!(say(Some(Verdict::BudgetWall), Exit::Code(0)).2, None);
     }
 
     #[test]

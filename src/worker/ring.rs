@@ -1,66 +1,7 @@
-//! What is kept of one output. Pure; bounded by its cap, and by the memory that all rings share.
+//! What is kept of one output. Pure; bounded by its cap, and by the memory that all share.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
+use crate::admission::buffers::Share;
 use crate::protocol::request::Keep;
-
-/// The memory that all rings and inputs of the daemon may take together.
-#[derive(Debug, Clone)]
-pub struct Pool {
-    used: Arc<AtomicU64>,
-    max: u64,
-}
-
-impl Pool {
-    pub fn new(max: u64) -> Self {
-        Pool { used: Arc::default(), max }
-    }
-
-    pub fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let add = |used: u64| used.checked_add(bytes as u64).filter(|sum| *sum <= self.max);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
-    }
-
-    fn give(&self, bytes: usize) {
-        self.used.fetch_sub(bytes as u64, Ordering::Relaxed);
-    }
-}
-
-/// A share of the pool; given back when it goes, whatever happens (invariant 9).
-#[derive(Debug)]
-pub struct Share {
-    pool: Pool,
-    bytes: usize,
-}
-
-impl Share {
-    pub fn none(pool: &Pool) -> Self {
-        Share { pool: pool.clone(), bytes: 0 }
-    }
-
-    /// Makes the share so large, if the pool has it.
-    pub fn resize(&mut self, bytes: usize) -> bool {
-        if bytes > self.bytes && !self.pool.take(bytes - self.bytes) {
-            return false;
-        }
-        if bytes < self.bytes {
-            self.pool.give(self.bytes - bytes);
-        }
-        self.bytes = bytes;
-        true
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.pool.give(self.bytes);
-    }
-}
 
 /// Keeps the first, the last, or the first and last bytes of what it is fed, and counts all of them.
 #[derive(Debug)]
@@ -73,13 +14,16 @@ pub struct Ring {
     tail_start: usize,
     total: u64,
     share: Share,
+    /// Of the share, what it has from the beginning; it allocates only what it needs, but gives none of this back.
+    reserved: usize,
 }
 
 /// Rings grow by doubling from here: most outputs are a line or two.
 const FIRST_BYTES: usize = 1024;
 
 impl Ring {
-    pub fn new(keep: Keep, cap: usize, pool: &Pool) -> Self {
+    /// Grows within its share, and beyond it as far as its account allows.
+    pub fn new(keep: Keep, cap: usize, share: Share) -> Self {
         let (head_max, tail_max) = match keep {
             Keep::Head => (cap, 0),
             Keep::Tail => (0, cap),
@@ -92,7 +36,8 @@ impl Ring {
             tail_max,
             tail_start: 0,
             total: 0,
-            share: Share::none(pool),
+            reserved: share.bytes(),
+            share,
         }
     }
 
@@ -133,14 +78,18 @@ impl Ring {
 
     /// Makes room for so many bytes more, as far as cap and pool allow; how many there is room for.
     fn room(&mut self, wanted: usize, tail: bool) -> usize {
+        let other = if tail { self.head.capacity() } else { self.tail.capacity() };
         let (part, max) = if tail { (&mut self.tail, self.tail_max) } else { (&mut self.head, self.head_max) };
         let needed = part.len() + wanted;
         if needed > part.capacity() {
-            let size = needed.next_power_of_two().max(FIRST_BYTES).min(max);
-            let before = part.capacity();
-            if self.share.resize(self.share.bytes - before + size) && part.try_reserve_exact(size - part.len()).is_err()
-            {
-                self.share.resize(self.share.bytes + before - size);
+            let wished = needed.next_power_of_two().max(FIRST_BYTES).min(max);
+            // As far as the account goes, or, where others were faster, as far as the share does.
+            let room = usize::try_from(self.share.account().room()).unwrap_or(usize::MAX);
+            let size = wished.min(self.share.bytes().saturating_add(room).saturating_sub(other));
+            let own = self.share.bytes().saturating_sub(other).min(wished);
+            let size = if self.share.resize((other + size).max(self.reserved)) { size } else { own };
+            if size > part.capacity() && part.try_reserve_exact(size - part.len()).is_err() {
+                self.share.resize((other + part.capacity()).max(self.reserved));
             }
         }
         part.capacity() - part.len()
@@ -158,8 +107,9 @@ impl Ring {
             kept.append(&mut self.tail);
         }
         kept.shrink_to_fit();
-        let pool = self.share.pool.clone();
-        let mut share = std::mem::replace(&mut self.share, Share::none(&pool));
+        let account = self.share.account().clone();
+        let mut share = std::mem::replace(&mut self.share, Share::none(&account));
+        self.reserved = 0;
         share.resize(kept.len());
         (kept, share)
     }
@@ -168,10 +118,13 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::buffers::Account;
 
     fn kept(keep: Keep, cap: usize, pieces: &[&[u8]]) -> (Vec<u8>, u64) {
-        let pool = Pool::new(1 << 20);
-        let mut ring = Ring::new(keep, cap, &pool);
+        let pool = Account::of_daemon(1 << 20);
+        // Some have all of it from the beginning, some a part, some nothing.
+        let reserved = cap * (cap % 3) / 2;
+        let mut ring = Ring::new(keep, cap, Share::take(&pool, reserved).unwrap());
         pieces.iter().for_each(|piece| ring.feed(piece));
         let total = ring.total();
         let (kept, share) = ring.take();
@@ -226,10 +179,10 @@ mod tests {
 
     #[test]
     fn inv7_a_pool_that_is_used_up_drops_the_oldest_and_is_never_passed() {
-        let pool = Pool::new(4096);
-        let mut first = Ring::new(Keep::Tail, 1 << 20, &pool);
+        let pool = Account::of_daemon(4096);
+        let mut first = Ring::new(Keep::Tail, 1 << 20, Share::none(&pool));
         first.feed(&[b'a'; 3000]);
-        let mut second = Ring::new(Keep::Tail, 1 << 20, &pool);
+        let mut second = Ring::new(Keep::Tail, 1 << 20, Share::none(&pool));
         second.feed(&[b'b'; 100]);
         first.feed(&[b'c'; 3000]);
         assert!(pool.used() <= 4096);
@@ -238,5 +191,17 @@ mod tests {
         assert!(kept.len() >= 3000 && kept.ends_with(&[b'c'; 3000]));
         drop((kept, share, first, second));
         assert_eq!(pool.used(), 0);
+    }
+
+    #[test]
+    fn what_was_reserved_is_there_when_the_pool_is_used_up() {
+        let pool = Account::of_daemon(4096 + 2048);
+        let share = Share::take(&pool, 2048).unwrap();
+        let _others = Share::take(&pool, 4096).unwrap();
+        let mut ring = Ring::new(Keep::Tail, 1 << 20, share);
+        ring.feed(&[b'a'; 1000]);
+        ring.feed(&[b'b'; 5000]);
+        assert_eq!(pool.used(), 4096 + 2048);
+        assert!(ring.take().0 == [b'b'; 2048]);
     }
 }

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::tools::Setup;
+use crate::admission::budget::Spent;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::message::{Opening, ToGateway};
 use crate::process::identity::Variable;
 use crate::process::launch;
+use crate::protocol::budget::Budget;
 use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
 use crate::sys::clone::Identity;
@@ -49,14 +51,15 @@ pub struct Session {
     pub farewell: Vec<ToGateway>,
     /// Commands that run and are not given up.
     pub running: Vec<ExecId>,
+    /// Commands that wait for a slot to start in it.
+    pub expected: u32,
     name: Option<String>,
     env: Vec<(String, String)>,
     clear_env: bool,
-    opened: Instant,
     last_active: Instant,
-    commands: u64,
-    cpu: Duration,
-    output_bytes: u64,
+    pub(super) budget: Budget,
+    /// By commands that are over.
+    pub(super) spent: Spent,
     history: VecDeque<Box<[u8]>>,
 }
 
@@ -82,14 +85,13 @@ impl Session {
                 .map_or(Duration::from_secs_f64(setup.config.sessions.max_idle_sec), Duration::from_millis),
             farewell: Vec::new(),
             running: Vec::new(),
+            expected: 0,
             name: spec.name,
             env: spec.env,
             clear_env: spec.clear_env,
-            opened: now,
             last_active: now,
-            commands: 0,
-            cpu: Duration::ZERO,
-            output_bytes: 0,
+            budget: spec.budget,
+            spent: Spent::nothing(now),
             history: VecDeque::new(),
         }
     }
@@ -113,16 +115,19 @@ impl Session {
         self.running.retain(|running| *running != exec);
         self.last_active = Instant::now();
         let Some(Ran { record, cpu, output_bytes }) = ran else { return };
-        self.commands += 1;
-        self.cpu += cpu;
-        self.output_bytes += output_bytes;
+        self.spent.count(cpu, output_bytes);
         if self.ephemeral || history_max == 0 {
             return;
         }
-        if self.history.len() >= history_max {
+        while self.history.len() >= history_max {
             self.history.pop_front();
         }
         self.history.push_back(record);
+    }
+
+    /// Somebody has asked for something.
+    pub fn touch(&mut self) {
+        self.last_active = Instant::now();
     }
 
     /// When the reaper may close it, if nothing happens until then.
@@ -131,7 +136,7 @@ impl Session {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.state == State::Open && self.running.is_empty()
+        self.state == State::Open && self.running.is_empty() && self.expected == 0
     }
 
     pub fn is_closing(&self) -> bool {
@@ -140,9 +145,9 @@ impl Session {
 
     fn usage(&self, object: &mut Object) {
         let mut usage = object.object("usage");
-        usage.ms("cpu_ms", self.cpu.as_micros() as u64);
-        usage.int("output_bytes", self.output_bytes);
-        usage.int("wall_ms", self.opened.elapsed().as_millis() as u64);
+        usage.ms("cpu_ms", self.spent.cpu.as_micros() as u64);
+        usage.int("output_bytes", self.spent.output_bytes);
+        usage.int("wall_ms", self.spent.opened.elapsed().as_millis() as u64);
         usage.end();
     }
 
@@ -164,14 +169,14 @@ impl Session {
         let mut body = b"\"result\":".to_vec();
         let mut result = Object::begin(&mut body);
         result.bool("closed", true);
-        result.int("commands", self.commands);
+        result.int("commands", self.spent.commands);
         self.usage(&mut result);
         result.end();
         body
     }
 
     /// The object of `session.info` and `session.list`.
-    pub fn info(&self, out: &mut Vec<u8>, commands_max: usize) {
+    pub fn info(&self, out: &mut Vec<u8>, commands_max: usize, ceilings: &Limits) {
         let mut info = Object::begin(out);
         info.str("session", &self.id.to_string());
         info.opt_str("name", self.name.as_deref());
@@ -182,14 +187,17 @@ impl Session {
         info.bool("busy", self.running.len() >= commands_max);
         let running: Vec<String> = self.running.iter().map(ExecId::to_string).collect();
         info.strings("running", running.iter().map(String::as_str));
-        info.int("created_ms_ago", self.opened.elapsed().as_millis() as u64);
+        info.int("created_ms_ago", self.spent.opened.elapsed().as_millis() as u64);
         let idle = if self.running.is_empty() { self.last_active.elapsed() } else { Duration::ZERO };
         info.int("idle_ms", idle.as_millis() as u64);
-        info.int("commands", self.commands);
+        info.int("commands", self.spent.commands);
         self.usage(&mut info);
         let mut limits = info.object("limits");
-        self.limits.encode(&mut limits);
+        self.limits.within(ceilings).encode(&mut limits);
         limits.end();
+        let mut budget = info.object("budget");
+        self.budget.encode(&mut budget);
+        budget.end();
         info.end();
     }
 

@@ -13,11 +13,17 @@ use crate::message::{CommandEnd, Opening, ToGateway, ToReaper};
 use crate::process::errands::{Errand, Task};
 use crate::process::spawn::SpawnFault;
 use crate::protocol::fault::Fault;
+use crate::protocol::limits::Limits;
 use crate::sys::clone::Stage;
 
 impl Worker {
     pub(super) fn commands_max(&self) -> usize {
         self.tools.setup.config.commands.max_commands_per_session as usize
+    }
+
+    /// The configured limits: a reload may have lowered them since a session was opened.
+    pub(super) fn ceilings(&self) -> Limits {
+        Limits::of_config(&self.tools.setup.config.limits)
     }
 
     pub(super) fn tell_of(&self, request: RequestId, session: SessionId, tell: impl FnOnce(&Session) -> Vec<u8>) {
@@ -39,7 +45,7 @@ impl Worker {
                 if !body.is_empty() {
                     body.push(b',');
                 }
-                session.info(&mut body, self.commands_max());
+                session.info(&mut body, self.commands_max(), &self.ceilings());
             }
         }
         self.tools.gateway.tell(ToGateway::Fragment { request, body });
@@ -89,7 +95,8 @@ impl Worker {
             (State::Opening { .. }, Ok(())) => self.opened(id),
             (State::Opening { request }, Err(fault)) => {
                 let fault = spawn_fault(fault, &session.cwd);
-                self.tools.gateway.tell(ToGateway::Refused { request: *request, fault });
+                // Told when it is gone, and its place free.
+                session.farewell.push(ToGateway::Refused { request: *request, fault });
                 self.close(id, None, false);
             }
             (State::Open | State::Closing { .. }, _) => {}
@@ -160,6 +167,14 @@ impl Worker {
             self.tools.gateway.tell(farewell);
         }
         self.tell_if_empty();
+    }
+
+    /// A command that waits for a slot keeps its session from being idle.
+    pub(super) fn expect(&mut self, id: SessionId, more: bool) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.expected = if more { session.expected + 1 } else { session.expected.saturating_sub(1) };
+        session.touch();
+        self.close_when_idle(id);
     }
 
     /// The connection that opened it is gone: what runs is cancelled, unless it may finish.

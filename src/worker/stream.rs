@@ -1,5 +1,6 @@
 //! An output that is sent as it comes: in order, without a gap, no character split, and no faster than it is taken.
 
+use crate::admission::buffers::{OUTPUT_BYTES, Share};
 use crate::ids::{ExecId, RequestId};
 use crate::mailbox::Mailbox;
 use crate::message::ToGateway;
@@ -7,6 +8,10 @@ use crate::protocol::encode::{Body, Encoding, Object};
 
 /// Notifications under way to one reader, of both outputs together at most twice as many.
 const PIECES_MAX: u32 = 4;
+/// A piece's line, however it is encoded: 64 KiB as base64, and what stands around.
+const LINE_BYTES_MAX: u64 = 90 * 1024;
+/// A piece that goes even where there is no memory for it, lest the reader waits for ever.
+const SHORT_BYTES: usize = 4096;
 
 /// One output of a streamed command.
 #[derive(Debug)]
@@ -23,6 +28,11 @@ pub struct Stream {
     /// The beginning of a character whose rest has not come: at most three bytes.
     partial: Vec<u8>,
     under_way: u32,
+    /// What is left of the memory that it has for itself; a piece takes a part of it along where the account has no
+    /// more, and this one is whole again before the next.
+    reserve: Share,
+    /// There is no memory for a second piece under way.
+    short: bool,
 }
 
 impl Stream {
@@ -33,6 +43,7 @@ impl Stream {
         name: &'static str,
         base64: bool,
         gateway: &Mailbox<ToGateway>,
+        reserve: Share,
     ) -> Self {
         Stream {
             request,
@@ -44,6 +55,8 @@ impl Stream {
             offset: 0,
             partial: Vec::new(),
             under_way: 0,
+            reserve,
+            short: false,
         }
     }
 
@@ -53,12 +66,28 @@ impl Stream {
 
     /// The reader is behind: the pipe is left alone, and so the command waits.
     pub fn is_blocked(&self) -> bool {
-        self.under_way >= PIECES_MAX
+        self.under_way >= PIECES_MAX || self.short
+    }
+
+    /// How much may be read for it now; 0 while it is blocked. Where memory is short it has one piece under way, from
+    /// its reserve; where even that was taken by others in the meantime, a small one.
+    pub fn room(&mut self) -> usize {
+        let whole = self.reserve.bytes() >= OUTPUT_BYTES || self.reserve.resize(OUTPUT_BYTES);
+        self.short = !whole && self.under_way > 0;
+        if self.is_blocked() {
+            0
+        } else if whole && self.reserve.account().room() >= LINE_BYTES_MAX {
+            usize::MAX
+        } else {
+            // Encoded it is a third longer.
+            (self.reserve.bytes() / 4 * 3).max(SHORT_BYTES)
+        }
     }
 
     /// The reader has taken a piece.
     pub fn taken(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
+        self.short = false;
     }
 
     pub fn feed(&mut self, bytes: &[u8]) {
@@ -98,7 +127,18 @@ impl Stream {
         line.extend_from_slice(format!(",\"encoding\":\"{}\"}}}}\n", encoding.name()).as_bytes());
         self.offset += length;
         self.under_way += 1;
-        self.gateway.tell(ToGateway::Stream { request: self.request, line });
+        let share = self.share(line.len());
+        self.gateway.tell(ToGateway::Stream { request: self.request, line, share });
+    }
+
+    /// Of what the account has left, else of the reserve. What is read at the end, when nobody waits for a reader, may
+    /// be over both.
+    fn share(&mut self, bytes: usize) -> Share {
+        Share::take(self.reserve.account(), bytes).unwrap_or_else(|_| {
+            let mut share = self.reserve.split(bytes);
+            share.force(bytes);
+            share
+        })
     }
 }
 

@@ -8,7 +8,6 @@ use mio::Registry;
 
 use super::command::{Due, Pipe};
 use super::relief::Relief;
-use super::ring::Pool;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::ids::ExecId;
@@ -22,16 +21,16 @@ use crate::process::workspace::Workspaces;
 use crate::stats::Tally;
 use crate::sys::clone::Plan;
 
-/// What is settled at the start and the same for every worker.
+/// What is the same for every worker; a reload replaces it whole.
+#[derive(Debug, Clone)]
 pub struct Setup {
-    pub config: Config,
+    pub config: Arc<Config>,
     /// In the names that must not be met again after a restart or in another daemon.
     pub run: String,
     pub environment: BaseEnvironment,
     pub policy: Policy,
     pub common: Common,
     pub workspaces: Arc<Workspaces>,
-    pub pool: Pool,
     /// How large address spaces get is asked for, so it is looked at from the beginning.
     pub watch_vm: bool,
 }

@@ -16,6 +16,7 @@ mod crash;
 mod floods;
 mod inherit;
 mod lease;
+mod memory;
 mod odd_start;
 mod orphans;
 mod races;

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use cofferdam::Client;
 use cofferdam::client::{
-    ClientError, EncodingAsked, LimitSet, OnOutputLimit, OpenSession, OutputKeep, OutputStream, Record, Run, Status,
+    Budget, ClientError, EncodingAsked, LimitSet, OnOutputLimit, OpenSession, OutputKeep, OutputStream, Record, Run,
+    Status,
 };
 
 use crate::exec_support::{living, mark, wait_gone};
@@ -83,6 +84,23 @@ fn a_client_opens_uses_and_closes_a_session() {
     let closed = client.close(&opened.session).unwrap();
     assert!(closed.closed && closed.commands == 1);
     assert_eq!(reason(client.session_info(&opened.session)), "SESSION_NOT_FOUND");
+}
+
+#[test]
+fn a_client_gives_a_session_a_budget() {
+    let daemon = Daemon::start(&[]);
+    let mut client = client(&daemon);
+    let budget = Budget { commands: Some(9), cpu_sec: Some(1.5), output_bytes: Some(2), wall_s: Some(60.0) };
+    let opened = client.open(&OpenSession { budget: Some(budget), ..OpenSession::default() }).unwrap();
+
+    let told = client.session_info(&opened.session).unwrap().budget.unwrap();
+    assert_eq!((told.commands, told.cpu_sec, told.output_bytes, told.wall_s), (9, 1.5, 2, 60.0));
+
+    run(&mut client, Run::cmd("echo a").in_session(&opened.session));
+    assert_eq!(reason(client.run(&Run::cmd("true").in_session(&opened.session))), "BUDGET_EXHAUSTED");
+
+    let none = client.open(&OpenSession::default()).unwrap();
+    assert_eq!(client.session_info(&none.session).unwrap().budget.unwrap().commands, -1);
 }
 
 #[test]

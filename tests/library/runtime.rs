@@ -225,3 +225,43 @@ fn runtimes_inside_can_be_started_again_and_again() {
     // The other tests of this binary wait for their turn meanwhile; a leak would show five times.
     assert!(most(|held| held.0) <= first.0 + 4 && most(|held| held.1) <= first.1 + 4, "{seen:?}");
 }
+
+#[test]
+fn another_configuration_is_in_effect_when_reload_returns() {
+    let mut config = None;
+    let mut inside = Inside::start(|start| config = Some(start.clone()));
+    let config = config.unwrap();
+    let mut client = inside.client();
+    let session = client.open(&OpenSession::default()).unwrap().session;
+    for files in [40, 50, 60] {
+        let mut next = config.clone();
+        next.limits.limit_nofile = files;
+        assert_eq!(inside.runtime.as_ref().unwrap().reload(next), Ok(Vec::new()));
+        let record = client.run(&Run::cmd("ulimit -n")).unwrap();
+        assert_eq!(record.stdout, Some(format!("{files}\n")));
+    }
+    let record = client.run(&Run::cmd("echo on").in_session(session)).unwrap();
+    assert_eq!(record.stdout.as_deref(), Some("on\n"));
+    inside.stop();
+}
+
+#[test]
+fn reload_names_what_needs_a_restart_to_each_that_asks() {
+    let mut config = None;
+    let mut inside = Inside::start(|start| config = Some(start.clone()));
+    let config = config.unwrap();
+    let runtime = inside.runtime.as_ref().unwrap();
+    std::thread::scope(|scope| {
+        let mut asking = Vec::new();
+        for threads in 0..8 {
+            let mut next = config.clone();
+            next.sessions.threads = threads;
+            asking.push((threads, scope.spawn(move || runtime.reload(next).unwrap())));
+        }
+        for (threads, asking) in asking {
+            let expected: &[&str] = if threads == config.sessions.threads { &[] } else { &["sessions.threads"] };
+            assert_eq!(asking.join().unwrap(), expected);
+        }
+    });
+    inside.stop();
+}

@@ -1,14 +1,14 @@
 //! A raw line client over TCP or a Unix socket. Every wait has a deadline; what was sent and received is written down.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt};
 use serde_json::{Value, json};
 
 use super::{DEADLINE, shape};
@@ -20,6 +20,9 @@ enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
+
+/// Nothing lingers of a connection that is closed: it is reset.
+const AT_ONCE: nix::libc::linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
 
 /// A connection to the daemon.
 pub struct Conn {
@@ -41,9 +44,22 @@ impl Conn {
         Conn::new(Stream::Tcp(stream), name, transcript)
     }
 
+    /// Over TCP from an address of the client's choice: each address of the loopback is a client of its own. Dropped, it
+    /// ends in a reset: the daemon sees that it is gone for good, which an orderly end over TCP does not show.
+    pub fn tcp_from(source: Ipv4Addr, address: SocketAddrV4, transcript: &Transcript) -> io::Result<Conn> {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+        connect(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+        setsockopt(&socket, sockopt::Linger, &AT_ONCE)?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        let name = format!("tcp:{}", stream.local_addr()?);
+        Conn::new(Stream::Tcp(stream), name, transcript)
+    }
+
     pub fn unix(path: &Path, transcript: &Transcript) -> io::Result<Conn> {
         let stream = UnixStream::connect(path)?;
-        let name = format!("unix:{}", std::os::fd::AsRawFd::as_raw_fd(&stream));
+        let name = format!("unix:{}", stream.as_raw_fd());
         Conn::new(Stream::Unix(stream), name, transcript)
     }
 
@@ -239,9 +255,9 @@ impl Conn {
     /// One request that must be refused for this reason: the error.
     #[track_caller]
     pub fn refused(&mut self, method: &str, params: Value, reason: &str) -> Value {
-        let shown = format!("{method} {params}");
+        let shown = format!("{method} {:.400}", params.to_string());
         let answer = self.request(method, params);
-        assert_eq!(answer["error"]["data"]["reason"], reason, "{shown}: {answer}");
+        assert_eq!(answer["error"]["data"]["reason"], reason, "{shown}: {:.800}", answer.to_string());
         answer["error"].clone()
     }
 
@@ -282,9 +298,8 @@ impl Conn {
 
     /// Ends a TCP connection with a reset instead of an orderly close.
     pub fn reset(self) {
-        let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
         match &self.stream {
-            Stream::Tcp(stream) => setsockopt(&stream.as_fd(), sockopt::Linger, &linger).unwrap(),
+            Stream::Tcp(stream) => setsockopt(&stream.as_fd(), sockopt::Linger, &AT_ONCE).unwrap(),
             Stream::Unix(_) => panic!("a Unix socket has no reset"),
         }
     }

@@ -1,7 +1,7 @@
 //! A running daemon, and what must hold when a test is done with it.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::AssertUnwindSafe;
 use std::process::{Child, ExitStatus};
@@ -94,6 +94,13 @@ impl Daemon {
     #[track_caller]
     pub fn tcp(&self) -> Conn {
         Conn::tcp(self.address.expect("this daemon listens on TCP"), &self.transcript).unwrap()
+    }
+
+    /// A connection over TCP from 127.0.0.`number`, the client `ip:127.0.0.number`. Dropped, it is reset.
+    #[track_caller]
+    pub fn tcp_as(&self, number: u8) -> Conn {
+        let Some(SocketAddr::V4(address)) = self.address else { panic!("this daemon listens on no IPv4 address") };
+        Conn::tcp_from(Ipv4Addr::new(127, 0, 0, number), address, &self.transcript).unwrap()
     }
 
     /// A connection over the Unix socket: as root or the daemon's own user, an admin.

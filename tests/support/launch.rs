@@ -75,6 +75,22 @@ impl Launch {
         settings.iter().fold(self, |launch, (key, value)| launch.set(key, value.clone()))
     }
 
+    /// Leaves one key to the file of the configuration, or to its default.
+    pub fn without(mut self, key: &str) -> Launch {
+        self.settings.remove(key);
+        self
+    }
+
+    /// Writes the file of the configuration that it reads; what is set key by key is on top of it.
+    pub fn with_config(self, config: &Value) -> Launch {
+        std::fs::write(self.config(), config.to_string()).unwrap();
+        self
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.folder.join("config.json")
+    }
+
     /// Puts a variable into the environment of the daemon.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Launch {
         self.environment.push((name.into(), value.into()));

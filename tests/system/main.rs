@@ -6,5 +6,6 @@ mod support;
 
 mod info;
 mod lane;
+mod reload;
 mod stats;
 mod subscription;

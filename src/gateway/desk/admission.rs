@@ -5,36 +5,67 @@ use std::time::Instant;
 
 use mio::Token;
 
+use super::buffers;
 use super::inflight::Work;
-use super::{Desk, Entry, EntryState};
+use super::queue::Waiter;
+use super::quotas::over_limit;
+use super::{Asked, Decision, Desk, Entry, EntryState, Slot};
+use crate::admission::budget::Spent;
+use crate::admission::buffers::Claim as Buffers;
+use crate::admission::quota::{Amount, Claim, Resource};
 use crate::gateway::connection::{Book, Peer};
-use crate::ids::{ExecId, RequestId, SessionId};
+use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::message::{CommandEnd, Opening, Running, ToWorker};
+use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::{OpenSession, Run};
 
+/// Why a command cannot start now.
+pub(super) struct Refusal {
+    pub fault: Fault,
+    /// It could when a command ends.
+    pub passes: bool,
+}
+
+impl Refusal {
+    fn passing(fault: Fault) -> Refusal {
+        Refusal { fault, passes: true }
+    }
+
+    fn lasting(fault: Fault) -> Refusal {
+        Refusal { fault, passes: false }
+    }
+}
+
+/// What a session claims.
+fn claims_of_session(limits: &Limits) -> [(Resource, Amount); 3] {
+    let amount = |ceiling: Option<u64>| ceiling.map_or(Amount::Unlimited, Amount::Of);
+    [
+        (Resource::Sessions, Amount::Of(1)),
+        (Resource::MemoryBytes, amount(limits.memory_bytes)),
+        (Resource::Processes, amount(limits.nproc)),
+    ]
+}
+
 impl Desk {
-    pub(super) fn open(
-        &mut self,
-        token: Token,
-        peer: &Peer,
-        book: &mut Book,
-        spec: OpenSession,
-    ) -> Result<(RequestId, Work), Fault> {
+    pub(super) fn open(&mut self, asked: &Asked, book: &mut Book, spec: OpenSession) -> Result<Decision, Fault> {
         if self.draining {
             return Err(Fault::shutting_down());
         }
         let limits = self.ceilings.lowered(&spec.limits)?;
-        let owner = (!spec.persist).then_some(token);
-        let (session, worker, place) = self.claim_session(peer, limits, EntryState::Opening, owner)?;
+        let owner = (!spec.persist).then_some(asked.token);
+        let session = self.claim_session(asked.peer, limits, EntryState::Opening, owner)?;
+        if let Some(entry) = self.sessions.get_mut(&session) {
+            entry.budget = spec.budget;
+        }
         if owner.is_some() {
             book.sessions.push(session);
         }
-        let request = self.next_request();
-        let opening = Opening { request: Some(request), client: peer.client.clone(), limits, place, spec };
+        let opening = self.opening(session, Some(asked.request), spec);
+        let worker = self.sessions[&session].worker;
         self.tell_worker(worker, ToWorker::Open { session, opening: Box::new(opening) });
-        Ok((request, Work::Worker(worker)))
+        Ok(Decision::Later(Work::Worker(worker)))
     }
 
     fn claim_session(
@@ -43,57 +74,136 @@ impl Desk {
         limits: Limits,
         state: EntryState,
         owner: Option<Token>,
-    ) -> Result<(SessionId, usize, u32), Fault> {
+    ) -> Result<SessionId, Fault> {
+        let client = peer.client.clone();
+        let claim = self.ledger.claim(&client, &claims_of_session(&limits), &|_| 0).map_err(over_limit)?;
         let place = self.slots.claim_session()?;
         self.last_session += 1;
         let session = SessionId(self.last_session);
         let worker = (self.last_session % self.workers.len() as u64) as usize;
-        let client = peer.client.clone();
-        let entry = Entry { worker, client, limits, place, state, running: 0, owner, counted: false };
+        let (budget, spent) = (Budget::default(), Spent::nothing(Instant::now()));
+        let (running, commands_max, counted) = (0, 1, false);
+        let entry =
+            Entry { worker, client, limits, place, claim, state, running, commands_max, budget, spent, owner, counted };
         self.sessions.insert(session, entry);
-        Ok((session, worker, place))
+        Ok(session)
     }
 
-    pub(super) fn run(&mut self, peer: &Peer, id: Option<&str>, run: Run) -> Result<(RequestId, Work), Fault> {
+    fn opening(&self, session: SessionId, request: Option<RequestId>, spec: OpenSession) -> Opening {
+        let entry = &self.sessions[&session];
+        Opening { request, client: entry.client.clone(), limits: entry.limits, place: entry.place, spec }
+    }
+
+    /// Runs a command at once, lets it wait for a slot, or refuses it.
+    pub(super) fn run(&mut self, asked: &Asked, run: Box<Run>) -> Result<Decision, Fault> {
         if self.draining {
             return Err(Fault::shutting_down());
         }
-        let per_session = self.config.commands.max_commands_per_session;
-        let (session, worker, limits, ephemeral) = match &run.session {
+        let (session, limits) = match &run.session {
             Some(session) => {
-                let (id, entry) = self.session(peer, session)?;
-                let limits = entry.limits.lowered(&run.limits)?;
-                if entry.running >= per_session {
-                    let running = entry.running;
-                    return Err(Fault::session_busy(id, per_session, running));
-                }
-                let worker = entry.worker;
-                self.slots.claim_command()?;
-                (id, worker, limits, None)
+                let ceilings = self.ceilings;
+                let (id, entry) = self.session(asked.peer, session)?;
+                (id, entry.limits.within(&ceilings).lowered(&run.limits)?)
             }
             None => {
                 let limits = self.ceilings.lowered(&run.limits)?;
-                self.slots.claim_command()?;
-                let claimed = self.claim_session(peer, limits, EntryState::Ephemeral, None);
-                let (id, worker, place) = claimed.inspect_err(|_| {
-                    self.slots.release_command();
-                })?;
-                let spec = OpenSession::default();
-                let opening = Opening { request: None, client: peer.client.clone(), limits, place, spec };
-                (id, worker, limits, Some(Box::new(opening)))
+                (self.claim_ephemeral(asked.peer, limits, run.queue_ms > 0)?, limits)
             }
         };
+        let id = asked.id.map(Box::from);
+        let waiter = Waiter { request: asked.request, session, limits, id, run, params: None };
+        match self.refusal(session) {
+            None => self.start(waiter).map(Decision::Later),
+            Some(refusal) if refusal.passes && waiter.run.queue_ms > 0 => self.enqueue(waiter).map(Decision::Later),
+            Some(refusal) => {
+                self.unclaim_ephemeral(session);
+                Err(refusal.fault)
+            }
+        }
+    }
+
+    /// A session for one command. What is over is told at once for both, for neither is of use without the other.
+    fn claim_ephemeral(&mut self, peer: &Peer, limits: Limits, may_wait: bool) -> Result<SessionId, Fault> {
+        let [sessions, memory, processes] = claims_of_session(&limits);
+        let both = [sessions, memory, processes, (Resource::Commands, Amount::Of(1))];
+        match self.ledger.claim(&peer.client, &both, &|_| 0) {
+            // Each has a claim of its own from here on.
+            Ok(claim) => self.ledger.release(claim),
+            Err(over) if may_wait && over.over.iter().all(|row| row.resource == Resource::Commands.name()) => {}
+            Err(over) => return Err(over_limit(over)),
+        }
+        self.claim_session(peer, limits, EntryState::Ephemeral, None)
+    }
+
+    /// The session of a command that will not start, if it was its own; no worker knows of it.
+    pub(super) fn unclaim_ephemeral(&mut self, session: SessionId) {
+        if self.sessions.get(&session).is_some_and(|entry| entry.state == EntryState::Ephemeral) {
+            self.session_gone(session, false);
+        }
+    }
+
+    /// Why one more command cannot start in a session now, if it cannot.
+    pub(super) fn refusal(&mut self, session: SessionId) -> Option<Refusal> {
+        let Some(entry) = self.sessions.get(&session).filter(|entry| entry.state != EntryState::Closing) else {
+            return Some(Refusal::lasting(Fault::session_not_found(&session.to_string())));
+        };
+        if let Err(fault) = entry.within_budget(session, Instant::now()) {
+            return Some(Refusal::lasting(fault));
+        }
+        let max = entry.commands_max(&self.config);
+        if entry.running >= max {
+            return Some(Refusal::passing(Fault::session_busy(session, max, entry.running)));
+        }
+        if let Err(over) = self.ledger.check(&entry.client, &[(Resource::Commands.name(), 1)], &|_| 0) {
+            return Some(Refusal::passing(over_limit(over)));
+        }
+        self.slots.check_command().err().map(Refusal::passing)
+    }
+
+    /// Starts a command that nothing refuses; its session goes with it where it cannot start all the same.
+    pub(super) fn start(&mut self, waiter: Waiter) -> Result<Work, Fault> {
+        let Waiter { request, session, limits, id, run, params } = waiter;
+        // What it runs with is claimed in its place.
+        drop(params);
+        let Some(entry) = self.sessions.get_mut(&session) else {
+            return Err(Fault::session_not_found(&session.to_string()));
+        };
+        let (worker, client) = (entry.worker, entry.client.clone());
+        let (claim, buffers) = self.claim_command(&client, &run, &limits).inspect_err(|_| {
+            self.unclaim_ephemeral(session);
+        })?;
+        self.slots.claim_command();
+        let (mut alone, mut own) = (true, false);
+        if let Some(entry) = self.sessions.get_mut(&session) {
+            entry.commands_max = entry.commands_max(&self.config);
+            entry.running += 1;
+            own = entry.state == EntryState::Ephemeral;
+            alone = own || entry.commands_max == 1;
+        }
+        let ephemeral = own.then(|| Box::new(self.opening(session, None, OpenSession::default())));
         self.last_exec += 1;
         let exec = ExecId(self.last_exec);
-        self.commands.insert(exec, session);
-        if let Some(entry) = self.sessions.get_mut(&session) {
-            entry.running += 1;
-        }
-        let request = self.next_request();
-        let id = run.stream.then(|| Box::from(id.unwrap_or("null")));
-        let running = Running { ephemeral, limits, spec: run, id, asked_at: Instant::now() };
+        self.commands.insert(exec, Slot { session, claim });
+        let id = run.stream.then(|| id.unwrap_or_else(|| Box::from("null")));
+        let asked_at = Instant::now();
+        let running = Running { ephemeral, limits, alone, spec: *run, id, asked_at, buffers };
         self.tell_worker(worker, ToWorker::Run { request, exec, session, running: Box::new(running) });
-        Ok((request, Work::Command { exec, worker }))
+        Ok(Work::Command { exec, worker })
+    }
+
+    /// What a command claims: its quota, its buffers, and room on the host. All of it or nothing.
+    fn claim_command(&mut self, client: &ClientName, run: &Run, limits: &Limits) -> Result<(Claim, Buffers), Fault> {
+        let need = Amount::Of(buffers::need(run).total() as u64);
+        let (accounts, both) = (&self.accounts, [(Resource::Commands, Amount::Of(1)), (Resource::BufferBytes, need)]);
+        let claim = self.ledger.claim(client, &both, &|client| accounts.used(client)).map_err(over_limit)?;
+        let buffers = self.claim_buffers(client, run);
+        match buffers.and_then(|buffers| self.check_headroom(limits).map(|()| buffers)) {
+            Ok(buffers) => Ok((claim, buffers)),
+            Err(fault) => {
+                self.ledger.release(claim);
+                Err(fault)
+            }
+        }
     }
 
     pub fn session_opened(&mut self, session: SessionId) {
@@ -109,12 +219,14 @@ impl Desk {
     pub fn session_gone(&mut self, session: SessionId, idle: bool) -> Option<Token> {
         let entry = self.sessions.remove(&session)?;
         self.slots.release_session(entry.place);
+        self.ledger.release(entry.claim);
         if entry.counted {
             self.tally.sessions_closed += 1;
             self.tally.sessions_reaped_idle += u64::from(idle);
         } else {
             self.tally.sessions_rejected += 1;
         }
+        self.refuse_waiters_of(session);
         entry.owner
     }
 
@@ -125,16 +237,18 @@ impl Desk {
     }
 
     pub fn command_gone(&mut self, exec: ExecId, session: SessionId, end: CommandEnd) {
-        if self.commands.remove(&exec).is_none() {
-            return;
-        }
+        let Some(slot) = self.commands.remove(&exec) else { return };
         self.slots.release_command();
+        self.ledger.release(slot.claim);
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.running -= 1;
+            if let CommandEnd::Finished { cpu, output_bytes, .. } = end {
+                entry.spent.count(cpu, output_bytes);
+            }
         }
         match end {
             CommandEnd::NotStarted => self.tally.commands_rejected += 1,
-            CommandEnd::Finished { status, spawn_us, total_us, bytes_read, bytes_dropped } => {
+            CommandEnd::Finished { status, spawn_us, total_us, bytes_read, bytes_dropped, .. } => {
                 self.tally.bytes_read += bytes_read;
                 self.tally.bytes_dropped += bytes_dropped;
                 self.tally.finished(status);
@@ -142,5 +256,6 @@ impl Desk {
                 self.tally.exec_total.record(total_us);
             }
         }
+        self.start_waiters();
     }
 }

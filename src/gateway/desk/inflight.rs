@@ -1,13 +1,18 @@
 //! The requests in flight: who works for each, and where its answer belongs.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 
 use super::Desk;
+use super::pace::Held;
+use crate::admission::queue::Ticket;
+use crate::admission::retry::RunId;
 use crate::gateway::outbox::Source;
 use crate::ids::{ExecId, RequestId};
 use crate::message::ToWorker;
+use crate::protocol::fault::Fault;
 
 /// A request that somebody works for.
 pub(super) struct Pending {
@@ -27,11 +32,39 @@ pub(super) enum Work {
     Stats,
     /// Statistics for a subscriber, who did not ask for them one by one.
     Beat,
+    /// Waits for its time.
+    Held(Box<Held>),
+    /// Waits for a slot.
+    Queued(Ticket),
+    /// Waits for the record of the command that runs for its retry key.
+    Keyed(RunId),
+    /// Its answer is known, or comes when something is saved.
+    Settled,
+    /// Its answer is a record that is kept, and told up to here.
+    Record {
+        record: Arc<[u8]>,
+        at: usize,
+    },
     /// Workers that have not sent their fragment, and what the others sent.
     Gather {
         missing: usize,
         parts: Vec<u8>,
     },
+}
+
+/// Of a record, told at once.
+pub const PIECE_BYTES: usize = 64 * 1024;
+
+/// An answer that is known, to a request that had to wait for it.
+pub enum Settled {
+    Body(Vec<u8>),
+    Record(Arc<[u8]>),
+    /// The next piece of a record.
+    Piece {
+        body: Vec<u8>,
+        more: bool,
+    },
+    Refused(Fault),
 }
 
 /// Where an answer belongs.
@@ -47,7 +80,8 @@ impl Desk {
     /// Asks for the statistics that a subscriber is due.
     pub fn beat(&mut self, token: Token, interval: Duration, now: Instant) {
         self.beats.set(token, now + interval);
-        let (request, _) = self.ask_stats();
+        let request = self.next_request();
+        self.ask_stats(request);
         self.requests.insert(request, Pending { token, id: None, place: None, work: Work::Beat });
     }
 
@@ -61,7 +95,7 @@ impl Desk {
     pub fn answered(&mut self, request: RequestId, more: bool) -> Option<Answered> {
         let worker = match &self.requests.get(&request)?.work {
             Work::Command { worker, .. } | Work::Worker(worker) => *worker,
-            Work::Stats | Work::Beat | Work::Gather { .. } => 0,
+            _ => 0,
         };
         let source = (worker, request);
         let pending = self.requests.get_mut(&request)?;
@@ -88,9 +122,47 @@ impl Desk {
     /// Whose stream it is, and the worker that waits for it to be taken.
     pub fn stream_of(&self, request: RequestId) -> Option<(Token, usize)> {
         let pending = self.requests.get(&request)?;
-        match pending.work {
-            Work::Command { worker, .. } => Some((pending.token, worker)),
-            Work::Worker(_) | Work::Stats | Work::Beat | Work::Gather { .. } => None,
+        match (&pending.work, self.keyed.work(request)) {
+            (Work::Command { worker, .. }, _) | (Work::Keyed(_), Some(Work::Command { worker, .. })) => {
+                Some((pending.token, *worker))
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer to a request that was taken in is known.
+    pub(super) fn settle(&mut self, request: RequestId, answer: Settled) {
+        if let Some(pending) = self.requests.get_mut(&request) {
+            pending.work = Work::Settled;
+            self.settled.push_back((request, answer));
+        }
+    }
+
+    /// The next answer that is known, and not told.
+    pub fn next_settled(&mut self) -> Option<(RequestId, Settled)> {
+        self.settled.pop_front()
+    }
+
+    /// Tells a record piece by piece: this is the first; whether there is more.
+    pub fn begin_record(&mut self, request: RequestId, record: &Arc<[u8]>) -> bool {
+        let more = record.len() > PIECE_BYTES;
+        if let (true, Some(pending)) = (more, self.requests.get_mut(&request)) {
+            pending.work = Work::Record { record: record.clone(), at: PIECE_BYTES };
+        }
+        more
+    }
+
+    /// The socket has taken the last piece of an answer or a stream: whoever makes it may send the next.
+    pub fn go_on(&mut self, (worker, request): Source) {
+        match self.requests.get_mut(&request).map(|pending| &mut pending.work) {
+            Some(Work::Record { record, at }) => {
+                let end = record.len().min(*at + PIECE_BYTES);
+                let body = record[*at..end].to_vec();
+                *at = end;
+                let more = end < record.len();
+                self.settled.push_back((request, Settled::Piece { body, more }));
+            }
+            _ => self.tell_worker(worker, ToWorker::More { request }),
         }
     }
 

@@ -9,6 +9,8 @@ use crate::ids::ExecId;
 pub enum Due {
     Timeout,
     Stall,
+    /// Its session is too old.
+    Budget,
     /// The grace after SIGTERM is over.
     Kill,
     GiveUp,
@@ -23,9 +25,10 @@ pub enum Due {
 }
 
 impl Due {
-    pub const ALL: [Due; 10] = [
+    pub const ALL: [Due; 11] = [
         Due::Timeout,
         Due::Stall,
+        Due::Budget,
         Due::Kill,
         Due::GiveUp,
         Due::Sample,

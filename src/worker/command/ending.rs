@@ -131,9 +131,10 @@ impl Command {
                     self.remind(now + SECOND_SCAN, Due::Sweep, tools);
                 }
             },
-            Swept::Killed(killed) => {
+            Swept::Killed { which, cpu } => {
                 self.none_seen_at = None;
-                self.has_killed(killed);
+                self.cpu_left_behind += cpu;
+                self.has_killed(which);
                 let pause = if self.given_up { JANITOR } else { RESWEEP };
                 self.remind(now + pause, Due::Sweep, tools);
                 tools.tell_orphans_seen();

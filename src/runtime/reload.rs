@@ -1,0 +1,138 @@
+//! Reading the configuration again while everything runs. Pure but for the reading and the log: the reaper has it done
+//! by an errand, for a file system may hang, and then hands what came of it to everybody.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+
+use super::assembly::about;
+use crate::config::{Config, Sources};
+use crate::enforcement::{self, Host};
+use crate::process::identity::BaseEnvironment;
+use crate::process::launch::Common;
+use crate::worker::Setup;
+
+/// What a reload starts from: it goes to the errand and comes back.
+#[derive(Debug)]
+pub struct Reloader {
+    /// None: there is no file to read again.
+    pub sources: Option<Sources>,
+    /// What is in effect.
+    pub config: Arc<Config>,
+    pub setup: Arc<Setup>,
+}
+
+/// What somebody asks for.
+#[derive(Debug)]
+pub enum Wish {
+    /// SIGHUP: the file again.
+    Sources,
+    /// A program that embeds us: this configuration, and to be told which keys need a restart.
+    Given(Box<Config>, Sender<Vec<String>>),
+}
+
+/// What came of a wish.
+#[derive(Debug)]
+pub struct Reloaded {
+    pub report: Report,
+    /// None: everything stays as it was.
+    pub change: Option<Change>,
+    /// Who is told when it is in effect.
+    pub told: Option<Sender<Vec<String>>>,
+}
+
+/// What `system.info` tells of the last reload.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub at: Instant,
+    pub error: Option<String>,
+    /// Keys that have another value now, and keep the old one until a restart.
+    pub restart_needed: Vec<String>,
+}
+
+/// The next configuration, and what is made of it once for all.
+#[derive(Debug, Clone)]
+pub struct Change {
+    pub config: Arc<Config>,
+    pub setup: Arc<Setup>,
+    pub about: Vec<u8>,
+}
+
+impl Reloader {
+    /// Does what is wished for, and logs it; the effect is the reaper's to bring about.
+    pub fn carry_out(&mut self, wish: Wish) -> Reloaded {
+        match wish {
+            Wish::Sources => self.read_again(),
+            Wish::Given(config, told) => Reloaded { told: Some(told), ..self.adopt(&config) },
+        }
+    }
+
+    fn read_again(&mut self) -> Reloaded {
+        let Some(sources) = &mut self.sources else {
+            log::warn!("SIGHUP: the configuration was not read from anywhere, and stays as it is");
+            return refused("there is no file to read again".to_owned());
+        };
+        match sources.load() {
+            Ok(config) => self.adopt(&config),
+            Err(errors) => {
+                for error in &errors.0 {
+                    log::error!("{error}");
+                }
+                log::error!("SIGHUP: the configuration stays as it was");
+                refused(errors.to_string())
+            }
+        }
+    }
+
+    fn adopt(&mut self, asked: &Config) -> Reloaded {
+        let next = Arc::new(self.config.next(asked));
+        let changed = self.config.differences(&next);
+        let kept = next.differences(asked);
+        for difference in &changed {
+            log::info!("{}: {} instead of {}", difference.key, difference.other, difference.one);
+        }
+        for difference in &kept {
+            log::warn!("{}: {} needs a restart; until then {}", difference.key, difference.other, difference.one);
+        }
+        log::info!("the configuration was read again: {} changed, {} need a restart", changed.len(), kept.len());
+        tell_what_no_longer_binds(&self.config, &next);
+        self.setup = Arc::new(with(&self.setup, &next));
+        self.config = next;
+        let change = Change { config: self.config.clone(), setup: self.setup.clone(), about: about(&self.config) };
+        let restart_needed = kept.into_iter().map(|difference| difference.key).collect();
+        let report = Report { at: Instant::now(), error: None, restart_needed };
+        Reloaded { report, change: Some(change), told: None }
+    }
+}
+
+fn refused(error: String) -> Reloaded {
+    let report = Report { at: Instant::now(), error: Some(error), restart_needed: Vec::new() };
+    Reloaded { report, change: None, told: None }
+}
+
+/// What the workers go by from then on.
+fn with(setup: &Setup, config: &Arc<Config>) -> Setup {
+    let children = &config.children;
+    Setup {
+        environment: BaseEnvironment::of_daemon(&children.pass_env, &setup.policy),
+        common: Common {
+            oom_score_adj: children.oom_score_adj,
+            nice: children.nice,
+            umask: children.umask.0,
+            no_new_privs: children.no_new_privs,
+            ..setup.common.clone()
+        },
+        config: config.clone(),
+        ..setup.clone()
+    }
+}
+
+/// A limit that the next configuration has and this host cannot hold is told, as at the start.
+fn tell_what_no_longer_binds(before: &Config, next: &Config) {
+    let host = Host::probe();
+    let known = enforcement::report(before, &host);
+    for row in enforcement::report(next, &host).into_iter().filter(|row| row.cannot_bind() && !known.contains(row)) {
+        row.warn();
+    }
+}
