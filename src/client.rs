@@ -16,7 +16,9 @@
 //! # }
 //! ```
 
+mod duplex;
 mod error;
+mod exec;
 mod request;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test's own threads")]
@@ -33,12 +35,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+pub(crate) use self::duplex::{Duplex, Event};
 pub use self::error::{ClientError, RpcError};
+pub use self::exec::Pieces;
+pub(crate) use self::exec::{Resize, Write as WriteParams};
 pub use self::request::{Budget, EncodingAsked, OnDisconnect, OnOutputLimit, OpenSession, OutputKeep, Pty, Run};
 use self::wire::{Line, Stream};
 pub use crate::protocol::record::{
-    Closed, Encoding, LimitSet, NotBase64, Opened, OutputPiece, OutputStream, Record, RequestId, SessionBudget,
-    SessionInfo, SessionUsage, Shell, Status, Usage,
+    Closed, Encoding, LimitSet, NotBase64, Opened, OutputPiece, OutputStream, Part, Record, RequestId, RunningCommand,
+    SessionBudget, SessionInfo, SessionUsage, Shell, Started, Status, Usage,
 };
 
 /// Longest line taken from the daemon unless set otherwise. A record holds two outputs of `max_output_bytes` (4 MiB)

@@ -13,10 +13,10 @@ use crate::process::tree::{Orphan, Sample, Swept};
 use crate::process::workspace::Removed;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
-use crate::protocol::request::{OpenSession, Run};
+use crate::protocol::request::{OpenSession, Order, Run};
 use crate::runtime::reload::{Reloaded, Reloader, Wish};
 use crate::stats::Tally;
-use crate::worker::Setup;
+use crate::worker::{Setup, Told};
 
 /// To `worker-k`.
 #[derive(Debug)]
@@ -48,10 +48,21 @@ pub enum ToWorker {
     Cancel {
         exec: ExecId,
     },
-    /// Ends a command by SIGKILL, and answers.
-    Kill {
+    /// What a client asks of one command.
+    Exec {
         request: RequestId,
         exec: ExecId,
+        order: Box<Order>,
+    },
+    /// The connection that takes the command's stream is gone.
+    Unheard {
+        exec: ExecId,
+    },
+    /// Its running commands as one fragment of `exec.list`: those of a client, of a session, or all.
+    ListCommands {
+        request: RequestId,
+        client: Option<ClientName>,
+        session: Option<SessionId>,
     },
     Info {
         request: RequestId,
@@ -66,6 +77,11 @@ pub enum ToWorker {
     List {
         request: RequestId,
         client: Option<ClientName>,
+    },
+    /// Answers a request with what a command of another request came to.
+    Tell {
+        request: RequestId,
+        told: Arc<Told>,
     },
     /// The socket has taken the last piece of an answer, or of a stream.
     More {
@@ -167,10 +183,10 @@ pub enum ToGateway {
         body: Vec<u8>,
         more: bool,
     },
-    /// The whole body of the answer to a command with a retry key, for all who ask with the same.
+    /// What a command with a retry key comes to, for all who ask with the same.
     Kept {
         request: RequestId,
-        body: Vec<u8>,
+        told: Arc<Told>,
     },
     /// The next piece of an answer.
     Piece {
@@ -211,6 +227,14 @@ pub enum ToGateway {
     /// The limits that were set are on the disk, or why not.
     LimitsSaved {
         saved: Result<(), String>,
+    },
+    /// A started command whose slot is about to be free is kept for whoever asks for it.
+    CommandKept {
+        exec: ExecId,
+    },
+    /// It is kept no longer.
+    CommandForgotten {
+        exec: ExecId,
     },
     Adopt {
         stream: std::os::unix::net::UnixStream,

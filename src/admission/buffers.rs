@@ -74,6 +74,12 @@ impl Account {
         self.chain().map(|account| account.max().saturating_sub(account.used())).min().unwrap_or(0)
     }
 
+    /// What may be held and what is, by the tightest of the chain.
+    pub fn tightest(&self) -> (u64, u64) {
+        let all = self.chain().map(|account| (account.max(), account.used()));
+        all.min_by_key(|(max, used)| max.saturating_sub(*used)).unwrap_or_default()
+    }
+
     /// Nothing may be taken any more.
     pub fn is_full(&self) -> bool {
         self.room() == 0

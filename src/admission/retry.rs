@@ -37,13 +37,13 @@ pub struct RunId(u64);
 
 /// What is to be done with a request that bears a key.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Claimed {
+pub enum Claimed<R> {
     /// It is the first, and waits: run it, and tell `finished` or `gave_up` what became of it.
     Run(RunId),
     /// It waits for the record of that run.
     Waits(RunId),
     /// It has run: its record.
-    Record(Arc<[u8]>),
+    Record(R),
     /// It has run, and its record had to make room.
     RecordGone,
     /// The key stands for other params.
@@ -52,13 +52,13 @@ pub enum Claimed {
     Full { limit: usize, usage: usize, until_ms: Option<u64> },
 }
 
-/// All keys of all clients. A waiter `W` is whatever its request needs to be answered. How many wait has no bound here:
+/// All keys of all clients, with records `R`. A waiter `W` is whatever its request needs to be answered. How many wait has no bound here:
 /// each is a request in flight of some connection, and those are bounded.
 #[derive(Debug)]
-pub struct Retries<W> {
+pub struct Retries<W, R> {
     bounds: Bounds,
     clients: HashMap<ClientName, Client>,
-    runs: HashMap<RunId, Run<W>>,
+    runs: HashMap<RunId, Run<W, R>>,
     /// Finished runs from the oldest on.
     ends: BTreeSet<End>,
     /// Of those, the ones whose records are there still.
@@ -82,23 +82,23 @@ struct End {
 }
 
 #[derive(Debug)]
-struct Run<W> {
+struct Run<W, R> {
     client: ClientName,
     key: Arc<str>,
     params: Fingerprint,
-    state: State<W>,
+    state: State<W, R>,
 }
 
 type Fingerprint = [u64; 2];
 
 #[derive(Debug)]
-enum State<W> {
+enum State<W, R> {
     Running { waiters: Vec<W> },
-    Finished { record: Option<Arc<[u8]>>, at_ms: u64 },
+    Finished { record: Option<(R, usize)>, at_ms: u64 },
 }
 
-impl<W> Retries<W> {
-    pub fn new(bounds: Bounds) -> Retries<W> {
+impl<W, R: Clone> Retries<W, R> {
+    pub fn new(bounds: Bounds) -> Retries<W, R> {
         Retries {
             bounds,
             clients: HashMap::new(),
@@ -119,7 +119,7 @@ impl<W> Retries<W> {
     }
 
     /// A request of `client` bears `key`.
-    pub fn claim(&mut self, client: &ClientName, key: &str, params: &impl Hash, waiter: W, now_ms: u64) -> Claimed {
+    pub fn claim(&mut self, client: &ClientName, key: &str, params: &impl Hash, waiter: W, now_ms: u64) -> Claimed<R> {
         self.expire(now_ms);
         let params = self.fingerprint.each_ref().map(|keyed| keyed.hash_one(params));
         let known = self.clients.get(client).and_then(|client| client.keys.get(key)).copied();
@@ -134,12 +134,12 @@ impl<W> Retries<W> {
                 waiters.push(waiter);
                 Claimed::Waits(id)
             }
-            State::Finished { record: Some(record), .. } => Claimed::Record(record.clone()),
+            State::Finished { record: Some((record, _)), .. } => Claimed::Record(record.clone()),
             State::Finished { record: None, .. } => Claimed::RecordGone,
         }
     }
 
-    fn begin(&mut self, client: &ClientName, key: &str, params: Fingerprint, waiter: W) -> Claimed {
+    fn begin(&mut self, client: &ClientName, key: &str, params: Fingerprint, waiter: W) -> Claimed<R> {
         if let Some(full) = self.full(client) {
             return full;
         }
@@ -152,7 +152,7 @@ impl<W> Retries<W> {
     }
 
     /// Why there is no room for one more key of a client, if there is none.
-    fn full(&self, client: &ClientName) -> Option<Claimed> {
+    fn full(&self, client: &ClientName) -> Option<Claimed<R>> {
         let of_client = self.clients.get(client);
         let (usage, ends) = of_client.map_or((0, None), |client| (client.keys.len(), client.ends.first()));
         let full = |limit, usage, oldest: Option<&End>| {
@@ -163,21 +163,21 @@ impl<W> Retries<W> {
             .or_else(|| full(self.bounds.keys_max, self.runs.len(), self.ends.first()))
     }
 
-    /// The run has ended, and this is its record: for those who wait, who come back in their order, and for those who
-    /// ask within the window.
-    pub fn finished(&mut self, id: RunId, record: Arc<[u8]>, now_ms: u64) -> Vec<W> {
+    /// The run has ended, and this is its record, of so many bytes: for those who wait, who come back in their order,
+    /// and for those who ask within the window.
+    pub fn finished(&mut self, id: RunId, record: R, bytes: usize, now_ms: u64) -> Vec<W> {
         let waiters = self.take_waiters(id);
         if self.bounds.window_ms == 0 {
             self.forget(id);
             return waiters;
         }
-        let fits = record.len() <= self.bounds.record_bytes_max;
+        let fits = bytes <= self.bounds.record_bytes_max;
         if fits {
-            self.make_room_for(record.len());
+            self.make_room_for(bytes);
         }
         let Some(run) = self.runs.get_mut(&id) else { return waiters };
-        let record = fits.then_some(record);
-        let bytes = record.as_ref().map_or(0, |record| record.len());
+        let record = fits.then_some((record, bytes));
+        let bytes = if fits { bytes } else { 0 };
         run.state = State::Finished { record, at_ms: now_ms };
         let end = End { at_ms: now_ms, run: id };
         self.ends.insert(end);
@@ -204,7 +204,7 @@ impl<W> Retries<W> {
         while self.record_bytes + bytes > self.bounds.record_bytes_max {
             let Some(oldest) = self.records.pop_first() else { break };
             if let Some(State::Finished { record, .. }) = self.runs.get_mut(&oldest.run).map(|run| &mut run.state) {
-                self.record_bytes -= record.take().map_or(0, |record| record.len());
+                self.record_bytes -= record.take().map_or(0, |(_, bytes)| bytes);
             }
         }
     }
@@ -253,7 +253,7 @@ impl<W> Retries<W> {
             client.ends.remove(&end);
             self.ends.remove(&end);
             self.records.remove(&end);
-            self.record_bytes -= record.map_or(0, |record| record.len());
+            self.record_bytes -= record.map_or(0, |(_, bytes)| bytes);
         }
         if client.keys.is_empty() {
             self.clients.remove(&run.client);

@@ -31,7 +31,7 @@ Example:
   cofferdam call exec.run '{\"cmd\":\"uname -a\",\"timeout_s\":5}'
 ";
 
-const ADDR: &str = "127.0.0.1:7643";
+pub(super) const ADDR: &str = "127.0.0.1:7643";
 /// A token file holds one short line: more is some other file, and shall not be sent anywhere.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -84,15 +84,19 @@ fn parse(mut parser: lexopt::Parser) -> Result<CallArgs, Stop> {
         let json = serde_json::from_str::<&RawValue>(params);
         json.map_err(|error| Stop::Usage(format!("PARAMS is not JSON: {error}")))?;
     }
-    // What stands before the port is for the resolver to judge.
-    let dialable = unix_path(&addr).is_some() || addr.to_str().is_some_and(|addr| addr.contains(':'));
-    if !dialable {
-        return Err(Stop::Usage(format!("--addr: {addr:?} is neither HOST:PORT nor unix:PATH")));
-    }
+    dialable(&addr)?;
     Ok(CallArgs { method, params, addr, token_file })
 }
 
-enum Failure {
+/// What stands before the port is for the resolver to judge.
+pub(super) fn dialable(addr: &OsStr) -> Result<(), Stop> {
+    match unix_path(addr).is_some() || addr.to_str().is_some_and(|addr| addr.contains(':')) {
+        true => Ok(()),
+        false => Err(Stop::Usage(format!("--addr: {addr:?} is neither HOST:PORT nor unix:PATH"))),
+    }
+}
+
+pub(super) enum Failure {
     Client(ClientError),
     Token(String),
     Stdout,
@@ -104,15 +108,21 @@ impl From<ClientError> for Failure {
     }
 }
 
-fn call(args: &CallArgs) -> Result<(), Failure> {
-    let token = args.token_file.as_deref().map(token_in).transpose().map_err(Failure::Token)?;
-    let mut client = match unix_path(&args.addr) {
+/// A connection, logged in where there is a token.
+pub(super) fn connect(addr: &OsStr, token_file: Option<&Path>) -> Result<Client, Failure> {
+    let token = token_file.map(token_in).transpose().map_err(Failure::Token)?;
+    let mut client = match unix_path(addr) {
         Some(path) => Client::connect_unix(path)?,
-        None => Client::connect(&*args.addr.to_string_lossy())?,
+        None => Client::connect(&*addr.to_string_lossy())?,
     };
     if let Some(token) = token {
         client.login(&token)?;
     }
+    Ok(client)
+}
+
+fn call(args: &CallArgs) -> Result<(), Failure> {
+    let mut client = connect(&args.addr, args.token_file.as_deref())?;
     let mut heard = true;
     let answer =
         client.call_while(&args.method, args.params.as_deref(), &mut |line| say(line).inspect_err(|_| heard = false));
@@ -147,7 +157,7 @@ fn say(line: &str) -> io::Result<()> {
 }
 
 /// What to do when nobody listens.
-fn advice(error: &ClientError, addr: &OsStr) -> String {
+pub(super) fn advice(error: &ClientError, addr: &OsStr) -> String {
     let ClientError::Io { step, .. } = error else { return String::new() };
     if !step.starts_with("connect ") {
         return String::new();

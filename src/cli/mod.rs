@@ -8,6 +8,7 @@ mod check;
 mod doctor;
 mod run;
 mod serve;
+mod shell;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -34,6 +35,7 @@ Commands:
   serve    the daemon (also without a command)
   run      one program under limits, without a daemon
   call     one request to a daemon
+  shell    an interactive terminal on a daemon
   check    validate a configuration and print what it comes to
   doctor   which limits bind on this host, and what to change where they do not
 
@@ -101,10 +103,11 @@ struct Command {
 
 const SERVE: Command = Command { name: "serve", help: serve::HELP, main: serve::main };
 
-const COMMANDS: [Command; 5] = [
+const COMMANDS: [Command; 6] = [
     SERVE,
     Command { name: "run", help: run::HELP, main: run::main },
     Command { name: "call", help: call::HELP, main: call::main },
+    Command { name: "shell", help: shell::HELP, main: shell::main },
     Command { name: "check", help: CHECK_HELP, main: check_main },
     Command { name: "doctor", help: DOCTOR_HELP, main: doctor_main },
 ];

@@ -5,7 +5,7 @@
 //! end means in `outcome`.
 
 mod args;
-mod outcome;
+pub(super) mod outcome;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -124,7 +124,10 @@ pub struct Run {
     /// How output is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoding: Option<EncodingAsked>,
-    /// Send output as it comes; [`crate::Client::run_streamed`] sets it.
+    /// Keep its input open for [`crate::Client::write`]; with [`crate::Client::start`] alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdin_open: Option<bool>,
+    /// Send output as it comes; [`crate::Client::run_streamed`] and [`crate::Client::pieces`] set it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
     /// Run on a pseudo-terminal.

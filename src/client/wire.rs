@@ -123,11 +123,25 @@ pub(super) fn sort(line: &[u8], id: i64) -> Result<Option<Line>, ClientError> {
 
 /// The piece of output that a notification holds, if it is one of the command that `id` asked for.
 pub(super) fn piece_of(line: &[u8], id: i64) -> Result<Option<OutputPiece>, ClientError> {
+    Ok(any_piece(line)?.filter(|piece| piece.id == Some(RequestId::Number(id))))
+}
+
+/// The piece of output that a notification holds, whoever it is for.
+pub(super) fn any_piece(line: &[u8]) -> Result<Option<OutputPiece>, ClientError> {
     let incoming = parse(line)?;
     let (Some("exec.output"), Some(params)) = (incoming.method.as_deref(), incoming.params) else { return Ok(None) };
-    let piece: OutputPiece = serde_json::from_str(params.get())
-        .map_err(|e| ClientError::Protocol(format!("a piece of output is not as expected: {e}")))?;
-    Ok((piece.id == Some(RequestId::Number(id))).then_some(piece))
+    serde_json::from_str(params.get())
+        .map(Some)
+        .map_err(|e| ClientError::Protocol(format!("a piece of output is not as expected: {e}")))
+}
+
+/// The request that a line answers; none: a notification. An error about the connection itself is the answer to 0.
+pub(super) fn id_of(line: &[u8]) -> Result<Option<i64>, ClientError> {
+    let incoming = parse(line)?;
+    if incoming.method.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(incoming.id.and_then(|id| id.get().parse().ok()).unwrap_or(0)))
 }
 
 /// A line as text, without its end.

@@ -17,6 +17,7 @@ use super::holding::{Holding, UNSENT_WHILE_SHORT};
 use super::outbox::{Outbox, Part, Source as PieceSource};
 use crate::config::Connections;
 use crate::ids::{ClientName, RequestId, SessionId};
+use crate::message::ToWorker;
 use crate::protocol::frame::Framer;
 
 #[derive(Debug)]
@@ -289,7 +290,9 @@ impl Connection {
             return Ok(());
         }
         let before = self.outbox.unsent();
-        self.writable = self.outbox.write(&mut self.socket, |source| desk.go_on(source))?;
+        self.writable = self.outbox.write(&mut self.socket, |(worker, request)| {
+            desk.tell_worker(worker, ToWorker::More { request });
+        })?;
         let after = self.outbox.unsent();
         if after == 0 {
             self.stalled_since = None;

@@ -3,6 +3,7 @@
 
 mod admission;
 mod buffers;
+mod execs;
 mod headroom;
 mod inflight;
 mod pace;
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 use mio::Token;
 use serde_json::value::RawValue;
 
-pub use self::inflight::{Answered, PIECE_BYTES, Settled};
+use self::execs::Execs;
+pub use self::inflight::{Answered, Settled};
 use self::inflight::{Pending, Work};
 use self::pace::Pace;
 use self::queue::Waiter;
@@ -45,7 +47,7 @@ use crate::protocol::envelope::Envelope;
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::json;
 use crate::protocol::limits::Limits;
-use crate::protocol::request::{Call, ExecRef, SessionRef, Starts};
+use crate::protocol::request::{Call, SessionRef, Starts};
 use crate::runtime::reload::Report;
 use crate::stats::Tally;
 use crate::worker::Relief;
@@ -78,6 +80,8 @@ pub struct Desk {
     sessions: HashMap<SessionId, Entry>,
     /// Commands from the claim to the release of their slot.
     commands: HashMap<ExecId, Slot>,
+    /// Those that have ended and may be asked for still, and the streams of those that go on by themselves.
+    execs: Execs,
     requests: HashMap<RequestId, Pending>,
     /// Answers that are known, to requests that had to wait for them.
     settled: VecDeque<(RequestId, Settled)>,
@@ -191,6 +195,7 @@ impl Desk {
             own: links.own,
             sessions: HashMap::new(),
             commands: HashMap::new(),
+            execs: Execs::default(),
             requests: HashMap::new(),
             settled: VecDeque::new(),
             ledger: quotas.ledger,
@@ -263,6 +268,7 @@ impl Desk {
                 self.unwanted(request, pending.work);
             }
         }
+        self.unheard(token);
         for session in &connection.book.sessions {
             if let Some(entry) = self.sessions.get_mut(session) {
                 entry.state = EntryState::Closing;
@@ -283,7 +289,9 @@ impl Desk {
             Work::Held(_) => self.held.clear(&request),
             Work::Queued(waiter) => drop(self.leave_queue(waiter)),
             Work::Keyed(run) => self.unwanted_keyed(request, run),
-            Work::Worker(_) | Work::Stats | Work::Beat | Work::Gather { .. } | Work::Settled | Work::Record { .. } => {}
+            // It may wait for something that comes in an hour.
+            Work::Worker(worker) => self.tell_worker(worker, ToWorker::Forget { request }),
+            Work::Stats | Work::Beat | Work::Gather { .. } | Work::Settled => {}
         }
     }
 
@@ -407,7 +415,8 @@ impl Desk {
                 self.ask_session(asked, &session, |request, session| ToWorker::History { request, session, last })
             }
             Call::Close(session) => self.close(asked, &session),
-            Call::Kill(exec) => self.kill(asked, &exec),
+            Call::Exec { exec, order } => self.exec(asked, &exec, order),
+            Call::Commands { session } => self.ask_commands(asked, session.as_ref()),
             Call::Open(open) => self.open(asked, book, *open),
             Call::Run(run) => self.run_once(asked, run),
             Call::Limit(limit) => self.limit(asked, limit),
@@ -462,7 +471,7 @@ impl Desk {
         for worker in &self.workers {
             worker.tell(ToWorker::List { request: asked.request, client: client.clone() });
         }
-        Decision::Later(Work::Gather { missing: self.workers.len(), parts: Vec::new() })
+        Decision::Later(Work::Gather { of: "sessions", missing: self.workers.len(), parts: Vec::new() })
     }
 
     /// The session that a client means, unless it is closed, unknown, or another client's: one and the same answer.
@@ -494,16 +503,6 @@ impl Desk {
             self.refuse_waiters_of(id);
         }
         Ok(closing)
-    }
-
-    fn kill(&mut self, asked: &Asked, exec: &ExecRef) -> Result<Decision, Fault> {
-        let found = exec.id.and_then(|id| {
-            let entry = self.sessions.get(&self.commands.get(&id)?.session)?;
-            (asked.peer.admin || entry.client == asked.peer.client).then_some((id, entry.worker))
-        });
-        let (id, worker) = found.ok_or_else(|| Fault::exec_not_found(&exec.text))?;
-        self.tell_worker(worker, ToWorker::Kill { request: asked.request, exec: id });
-        Ok(Decision::Later(Work::Worker(worker)))
     }
 
     /// No new session, no new command, and nobody waits for one.

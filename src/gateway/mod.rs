@@ -15,7 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use self::connection::{Book, Connection, Peer, ReadTurn, Slot, Socket};
 pub use self::desk::{Desk, Links, Quotas};
-use self::desk::{PIECE_BYTES, Routed, Settled};
+use self::desk::{Routed, Settled};
 pub use self::listener::{ListenError, Listeners};
 use self::outbox::Part;
 use crate::ids::RequestId;
@@ -141,7 +141,7 @@ impl Gateway {
 
     fn on(&mut self, message: ToGateway) {
         match message {
-            ToGateway::Kept { request, body } => self.desk.kept(request, body),
+            ToGateway::Kept { request, told } => self.desk.kept(request, &told),
             ToGateway::LimitsSaved { saved } => self.desk.limits_saved(saved),
             ToGateway::Adopt { stream } => self.adopt(stream),
             ToGateway::Drain => self.drain(),
@@ -151,6 +151,8 @@ impl Gateway {
                 self.desk.command_gone(exec, session, end);
                 self.tell_drained();
             }
+            ToGateway::CommandKept { exec } => self.desk.command_kept(exec),
+            ToGateway::CommandForgotten { exec } => self.desk.command_forgotten(exec),
             ToGateway::CommandStarted { exec } => self.desk.command_started(exec),
             ToGateway::SessionOpened { session } => self.desk.session_opened(session),
             ToGateway::SessionGone { session, idle } => {
@@ -229,11 +231,6 @@ impl Gateway {
             match answer {
                 Settled::Body(body) => self.answer(request, &body, false),
                 Settled::Refused(fault) => self.refused(request, &fault),
-                Settled::Piece { body, more } => self.piece(request, body, more),
-                Settled::Record(record) => {
-                    let more = self.desk.begin_record(request, &record);
-                    self.answer(request, &record[..record.len().min(PIECE_BYTES)], more);
-                }
             }
         }
     }

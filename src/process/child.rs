@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use crate::sys::process::pidfd_signal;
+use crate::sys::process::{pidfd_signal, signal_group};
 use crate::sys::wait::{self, Exit, Rusage};
 
 /// The main process of a command: leader of a session and of a process group of its own.
@@ -48,6 +48,12 @@ impl Child {
         // ESRCH cannot be, EPERM means that what is left has changed its uid: the sweep of the tree sees to it.
         let _ = kill(Pid::from_raw(-self.pid.as_raw()), signal);
         let _ = pidfd_signal(&self.pidfd, signal);
+    }
+
+    /// Sends any signal to its whole group, also one without a name.
+    pub fn signal_group_by_number(&self, signal: i32) {
+        // As above: an error would mean that nobody of the group is left to be told.
+        let _ = signal_group(self.pid, signal);
     }
 
     /// Whether the process has ended, without reaping it (invariant 2).
@@ -97,10 +103,11 @@ mod tests {
             umask: 0o77,
             identity: None,
             no_new_privs: true,
+            terminal: false,
             signals: u64::MAX,
         };
         let spawner = Spawner::new(NprocRule::Exempt, File::open("/dev/null").unwrap().into());
-        let wiring = Wiring { stdin: false, merge_stderr: true };
+        let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None };
         spawner.spawn(plan, wiring, &Ticket::default(), &mut Stack::new()).unwrap()
     }
 

@@ -71,6 +71,7 @@ impl Common {
             umask: self.umask,
             identity,
             no_new_privs: self.no_new_privs,
+            terminal: false,
             signals: self.signals,
         }
     }

@@ -1,5 +1,8 @@
 //! JSON out: objects written straight into a buffer, and outputs encoded piece by piece. Pure.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -187,11 +190,34 @@ pub struct Body {
     parts: std::collections::VecDeque<Part>,
 }
 
-#[derive(Debug)]
 struct Part {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     at: usize,
+    end: usize,
     form: Form,
+}
+
+/// Bytes that several bodies may encode, and whoever keeps them besides.
+pub type Shared = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+enum Bytes {
+    Own(Vec<u8>),
+    Shared(Shared),
+}
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Bytes::Own(bytes) => bytes,
+            Bytes::Shared(bytes) => (**bytes).as_ref(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("left", &(self.end - self.at)).field("form", &self.form).finish()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,21 +233,32 @@ const CHUNK_BYTES: usize = 24 * 1024;
 
 impl Body {
     pub fn json(&mut self, bytes: Vec<u8>) {
-        self.push(bytes, Form::Json);
+        self.push(Bytes::Own(bytes), Form::Json, None);
     }
 
     /// An output, quotes included.
     pub fn output(&mut self, bytes: Vec<u8>, encoding: Encoding) {
+        self.quoted(Bytes::Own(bytes), None, encoding);
+    }
+
+    /// A part of an output that others hold as well, quotes included.
+    pub fn shared(&mut self, bytes: Shared, range: Range<usize>, encoding: Encoding) {
+        self.quoted(Bytes::Shared(bytes), Some(range), encoding);
+    }
+
+    fn quoted(&mut self, bytes: Bytes, range: Option<Range<usize>>, encoding: Encoding) {
         self.json(b"\"".to_vec());
-        match encoding {
-            Encoding::Utf8 => self.push(bytes, Form::Escaped),
-            Encoding::Base64 => self.push(bytes, Form::Base64),
-        }
+        let form = match encoding {
+            Encoding::Utf8 => Form::Escaped,
+            Encoding::Base64 => Form::Base64,
+        };
+        self.push(bytes, form, range);
         self.json(b"\"".to_vec());
     }
 
-    fn push(&mut self, bytes: Vec<u8>, form: Form) {
-        self.parts.push_back(Part { bytes, at: 0, form });
+    fn push(&mut self, bytes: Bytes, form: Form, range: Option<Range<usize>>) {
+        let Range { start, end } = range.unwrap_or(0..bytes.as_ref().len());
+        self.parts.push_back(Part { bytes, at: start, end, form });
     }
 
     pub fn is_empty(&self) -> bool {
@@ -234,15 +271,15 @@ impl Body {
         let chunk_bytes = (want / 3 * 3).clamp(3, CHUNK_BYTES);
         while out.len() < until {
             let Some(part) = self.parts.front_mut() else { return };
-            let end = part.bytes.len().min(part.at + chunk_bytes);
-            let chunk = &part.bytes[part.at..end];
+            let end = part.end.min(part.at + chunk_bytes);
+            let chunk = &part.bytes.as_ref()[part.at..end];
             match part.form {
                 Form::Json => out.extend_from_slice(chunk),
                 Form::Escaped => escape(out, chunk),
                 Form::Base64 => out.extend_from_slice(STANDARD.encode(chunk).as_bytes()),
             }
             part.at = end;
-            if end == part.bytes.len() {
+            if end == part.end {
                 self.parts.pop_front();
             }
         }

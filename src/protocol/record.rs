@@ -321,6 +321,67 @@ impl OutputPiece {
     }
 }
 
+/// A command that goes on by itself: the result of `exec.start`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its id.
+    pub exec: String,
+    /// The session that it runs in.
+    pub session: String,
+    /// Its main process; none where it was given up before it had one.
+    pub pid: Option<i32>,
+    /// The request's id, which its pieces carry.
+    #[serde(skip)]
+    pub(crate) request: i64,
+}
+
+/// A part of an output: the result of `exec.read`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// The part itself, see [`Part::bytes`].
+    pub data: String,
+    /// How `data` is written.
+    pub encoding: Encoding,
+    /// Where it begins: later than asked for where the output before it is not kept any more.
+    pub offset: u64,
+    /// Where the next part begins.
+    pub next_offset: u64,
+    /// Bytes between the offset asked for and the one given.
+    pub dropped: u64,
+    /// It reaches the end of an output that has ended.
+    pub eof: bool,
+}
+
+impl Part {
+    /// The part as bytes.
+    pub fn bytes(&self) -> Result<Cow<'_, [u8]>, NotBase64> {
+        self.encoding.decode(&self.data)
+    }
+}
+
+/// A command that runs: a row of `exec.list`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunningCommand {
+    /// Its id.
+    pub exec: String,
+    /// The session that it runs in.
+    pub session: String,
+    /// Its main process.
+    pub pid: i32,
+    /// Its line, if it is one for a shell; a long one is cut.
+    #[serde(default)]
+    pub cmd: Option<String>,
+    /// Its program and arguments, if it was given so; cut where there are many.
+    #[serde(default)]
+    pub argv: Option<Vec<String>>,
+    /// Since its start, in milliseconds.
+    pub running_ms: f64,
+    /// Bytes that it has written to its standard output so far.
+    pub stdout_bytes: u64,
+    /// Bytes that it has written to its standard error so far.
+    pub stderr_bytes: u64,
+}
+
 /// Standard output or standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,5 +1,6 @@
 //! Calls: a method with its params, typed and checked. Pure.
 
+mod execs;
 mod quota;
 
 use std::borrow::Cow;
@@ -15,6 +16,8 @@ use super::json::{self, Fields, MembersError};
 use super::limits::{Limits, LimitsAsked};
 use crate::config::Config;
 use crate::ids::{ExecId, SessionId};
+
+pub use self::execs::{Order, Pty, Read, Size};
 
 /// A session as a client names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,8 +53,16 @@ pub enum Call {
         session: SessionRef,
         last: Option<u64>,
     },
+    /// `exec.run`, and `exec.start`.
     Run(Box<Run>),
-    Kill(ExecRef),
+    Exec {
+        exec: ExecRef,
+        order: Order,
+    },
+    /// `exec.list`: of a session, or of all.
+    Commands {
+        session: Option<SessionRef>,
+    },
     Limit(LimitCall),
 }
 
@@ -69,14 +80,19 @@ pub struct OpenSession {
     pub persist: bool,
 }
 
-/// `exec.run`.
+/// `exec.run`, and `exec.start`.
 #[derive(Debug, Hash)]
 pub struct Run {
+    /// Answered when it has started; it goes on by itself.
+    pub background: bool,
     pub session: Option<SessionRef>,
     pub program: Program,
     pub cwd: Option<String>,
     pub env: Vec<(String, String)>,
     pub stdin: Option<Vec<u8>>,
+    /// More input may come.
+    pub stdin_open: bool,
+    pub pty: Option<Pty>,
     pub timeout_ms: u64,
     pub stall_timeout_ms: Option<u64>,
     pub kill_grace_ms: u64,
@@ -140,15 +156,13 @@ impl Call {
                 let last = fields.integer("last", 1..=i64::MAX)?.map(i64::unsigned_abs);
                 Ok(Call::History { session: session_ref(&fields)?, last })
             }
-            "exec.kill" => {
-                let fields = fields(&["exec"])?;
-                let text = fields.text("exec")?.ok_or_else(|| fields.wrong("exec", "is missing"))?;
-                if text.len() > ID_BYTES_MAX {
-                    return Err(fields.wrong("exec", format!("is longer than {ID_BYTES_MAX} bytes")));
-                }
-                Ok(Call::Kill(ExecRef { id: ExecId::parse(&text), text: text.into_owned().into_boxed_str() }))
+            "exec.list" => Ok(Call::Commands { session: optional_session(&fields(&["session"])?)? }),
+            method if execs::METHODS.contains(&method) => {
+                let (exec, order) = Order::parse(method, &fields(Order::fields(method))?, config)?;
+                Ok(Call::Exec { exec, order })
             }
-            "exec.run" => Run::parse(params, config).map(|run| Call::Run(Box::new(run))),
+            "exec.run" => Run::parse(params, config, false).map(|run| Call::Run(Box::new(run))),
+            "exec.start" => Run::parse(params, config, true).map(|run| Call::Run(Box::new(run))),
             _ => {
                 let shown: String = method.chars().take(64).collect();
                 Err(Fault::new(Reason::MethodNotFound, format!("there is no method {shown}")))
@@ -169,7 +183,7 @@ impl Starts {
     pub fn of_method(method: &str) -> Starts {
         match method {
             "session.open" => Starts::Session,
-            "exec.run" => Starts::Command,
+            "exec.run" | "exec.start" => Starts::Command,
             _ => Starts::Nothing,
         }
     }
@@ -180,7 +194,8 @@ impl Call {
     pub fn is_control(&self) -> bool {
         match self {
             Call::Ping | Call::Info | Call::Stats | Call::Subscribe { .. } | Call::Unsubscribe | Call::Drain => true,
-            Call::Close(_) | Call::List | Call::SessionInfo(_) | Call::Kill(_) => true,
+            Call::Close(_) | Call::List | Call::SessionInfo(_) | Call::Commands { .. } => true,
+            Call::Exec { order, .. } => matches!(order, Order::Signal(_) | Order::Kill),
             Call::Open(_) | Call::History { .. } | Call::Run(_) | Call::Limit(_) => false,
         }
     }
@@ -198,6 +213,7 @@ impl Call {
         match self {
             Call::Run(run) => run.weight(),
             Call::Open(open) => pairs(&open.env),
+            Call::Exec { order: Order::Write { bytes, .. }, .. } => bytes.len(),
             _ => 0,
         }
     }
@@ -270,6 +286,14 @@ const RUN_FIELDS: [&str; 21] = [
     "key",
 ];
 
+/// The same but for `queue_ms`: who starts a command for later can start it later.
+const START_FIELDS: [&str; 21] = {
+    let mut fields = RUN_FIELDS;
+    fields[QUEUE_MS] = "stdin_open";
+    fields
+};
+const QUEUE_MS: usize = 18;
+
 impl Run {
     /// The bytes of its params.
     pub fn weight(&self) -> usize {
@@ -280,20 +304,23 @@ impl Run {
         program + pairs(&self.env) + self.stdin.as_ref().map_or(0, Vec::len)
     }
 
-    fn parse(params: Option<&RawValue>, config: &Config) -> Result<Run, Fault> {
+    fn parse(params: Option<&RawValue>, config: &Config, background: bool) -> Result<Run, Fault> {
         let commands = &config.commands;
-        let fields = Fields::of("", params, &RUN_FIELDS)?;
-        if fields.raw("pty").is_some() {
-            return Err(later(&fields, "pty"));
+        let fields = Fields::of("", params, if background { &START_FIELDS } else { &RUN_FIELDS })?;
+        if background && fields.raw("session").is_none() {
+            return Err(fields.wrong("session", "is missing: a command that goes on by itself needs a session"));
         }
         let max_timeout_ms = (commands.max_timeout_s * 1000.0) as u64;
         let output_most = i64::try_from(commands.max_output_bytes).unwrap_or(i64::MAX);
         Ok(Run {
+            background,
             session: optional_session(&fields)?,
             program: program(&fields)?,
             cwd: directory(&fields)?,
             env: environment(&fields)?,
-            stdin: stdin(&fields, commands.max_stdin_bytes)?,
+            stdin: stdin_of(&fields, "stdin", "stdin_b64", commands.max_stdin_bytes)?,
+            stdin_open: background && fields.bool("stdin_open")?.unwrap_or(false),
+            pty: execs::pty(&fields)?,
             timeout_ms: fields
                 .millis("timeout_s", max_timeout_ms)?
                 .unwrap_or((commands.default_timeout_s * 1000.0) as u64),
@@ -395,17 +422,23 @@ fn environment(fields: &Fields) -> Result<Vec<(String, String)>, Fault> {
     }
 }
 
-fn stdin(fields: &Fields, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
-    let bytes = match (fields.text("stdin")?, fields.text("stdin_b64")?) {
-        (Some(_), Some(_)) => return Err(fields.wrong("stdin_b64", "give stdin or stdin_b64, not both")),
+/// Bytes as text or as base64, or none.
+fn stdin_of(
+    fields: &Fields,
+    plain: &'static str,
+    base64: &'static str,
+    bytes_max: u64,
+) -> Result<Option<Vec<u8>>, Fault> {
+    let bytes = match (fields.text(plain)?, fields.text(base64)?) {
+        (Some(_), Some(_)) => return Err(fields.wrong(base64, format!("give {plain} or {base64}, not both"))),
         (Some(text), None) => text.into_owned().into_bytes(),
         (None, Some(coded)) => base64::engine::general_purpose::STANDARD
             .decode(coded.as_bytes())
-            .map_err(|error| fields.wrong("stdin_b64", format!("is not base64: {error}")))?,
+            .map_err(|error| fields.wrong(base64, format!("is not base64: {error}")))?,
         (None, None) => return Ok(None),
     };
     if bytes.len() as u64 > bytes_max {
-        let message = format!("stdin has {} bytes; at most {bytes_max} are accepted", bytes.len());
+        let message = format!("{plain} has {} bytes; at most {bytes_max} are accepted", bytes.len());
         return Err(Fault::new(Reason::StdinTooLarge, message).number("limit", bytes_max as i64));
     }
     Ok(Some(bytes))
@@ -414,6 +447,12 @@ fn stdin(fields: &Fields, bytes_max: u64) -> Result<Option<Vec<u8>>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_started_takes_what_is_run_takes_but_for_the_queue() {
+        assert_eq!(RUN_FIELDS[QUEUE_MS], "queue_ms");
+        assert!(START_FIELDS.contains(&"key") && START_FIELDS.contains(&"pty") && START_FIELDS.contains(&"stdin_open"));
+    }
 
     #[test]
     fn exec_run_names_the_field_at_fault() {

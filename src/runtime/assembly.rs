@@ -112,6 +112,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
         common: common(&config, &policy, options.exclusive),
         workspaces: Arc::new(workspaces),
+        retained_bytes: Default::default(),
         config: config.clone(),
         run,
         policy,
@@ -288,7 +289,7 @@ pub(super) fn about(config: &Config) -> Vec<u8> {
     let mut about = Vec::new();
     let mut object = Object::begin(&mut about);
     object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
-    object.strings("features", ["sessions", "exec.run", "exec.kill", "stream", "batch"]);
+    object.strings("features", ["sessions", "exec.run", "exec.start", "exec.kill", "stream", "pty", "batch"]);
     let mut limits = object.object("limits");
     let groups = [
         serde_json::to_value(&config.connections),

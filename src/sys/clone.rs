@@ -33,6 +33,8 @@ pub struct Plan {
     pub umask: u32,
     pub identity: Option<Identity>,
     pub no_new_privs: bool,
+    /// Its input is a terminal, which becomes the one that controls it.
+    pub terminal: bool,
     /// Signals whose dispositions may not be the default here; bit N-1 for signal N.
     pub signals: u64,
 }
@@ -77,10 +79,11 @@ pub enum Stage {
     Resolve,
     Exec,
     Workspace,
+    Terminal,
 }
 
 impl Stage {
-    const ALL: [Stage; 15] = [
+    const ALL: [Stage; 16] = [
         Stage::Pipes,
         Stage::Fork,
         Stage::Session,
@@ -96,6 +99,7 @@ impl Stage {
         Stage::Resolve,
         Stage::Exec,
         Stage::Workspace,
+        Stage::Terminal,
     ];
 
     pub fn name(self) -> &'static str {
@@ -115,6 +119,7 @@ impl Stage {
             Stage::Resolve => "resolve",
             Stage::Exec => "exec",
             Stage::Workspace => "workspace",
+            Stage::Terminal => "terminal",
         }
     }
 }
@@ -268,6 +273,10 @@ extern "C" fn child(script: *mut c_void) -> c_int {
     }
     for (to, from) in script.stdio.into_iter().enumerate() {
         step!(script, Stage::Stdio, libc::SYS_dup3, from, to, 0);
+    }
+    if plan.terminal {
+        // A session of its own without a terminal: it takes this one, and becomes its foreground.
+        step!(script, Stage::Terminal, libc::SYS_ioctl, 0, libc::TIOCSCTTY, 0);
     }
     // CLOEXEC, not closing: the parent's memory still counts on its descriptors, and errors are told by memory anyway.
     step!(script, Stage::Stdio, libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);

@@ -5,4 +5,5 @@
 
 pub mod clone;
 pub mod process;
+pub mod pty;
 pub mod wait;

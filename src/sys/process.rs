@@ -88,3 +88,10 @@ pub fn few_malloc_arenas() {
         libc::mallopt(libc::M_ARENA_MAX, 2)
     };
 }
+
+/// Signals a process group by number, also with signals that have no name. The caller pins the group: its leader is an
+/// unreaped child.
+pub fn signal_group(group: Pid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: a system call on plain numbers; it touches no memory of ours.
+    Errno::result(unsafe { libc::kill(-group.as_raw(), signal) }).map(drop)
+}

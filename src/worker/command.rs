@@ -5,6 +5,7 @@
 
 mod due;
 mod ending;
+mod orders;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +14,15 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 pub use self::due::{Due, Pipe};
+use self::orders::{Feed, shown};
 use super::pipes::{Input, Output, Sink, Turn};
-use super::record::{BUDGET_CPU, Ended, Finished, Kept, Verdict, ended};
+use super::record::{BUDGET_CPU, Ended, Finished, Held, Kept, Verdict, ended};
+use super::retained::{Told, started_body};
 use super::ring::Ring;
 use super::stream::Stream;
+use super::terminal::{Terminal, typed};
 use super::tools::{Start, Tools};
-use crate::admission::buffers::{Claim, Share};
+use crate::admission::buffers::{Account, Claim};
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::message::{Running, ToGateway};
 use crate::process::child::Child;
@@ -88,6 +92,8 @@ pub struct Command {
     pub request: RequestId,
     /// Somebody can receive the record.
     pub wanted: bool,
+    /// Answered when it has started; its record is kept.
+    pub background: bool,
     pub finish_on_disconnect: bool,
     /// Its record is for all who ask with the same retry key.
     pub keyed: bool,
@@ -95,6 +101,7 @@ pub struct Command {
     pub given_up: bool,
     /// What an error calls it.
     pub program: Box<str>,
+    shown: (&'static str, Box<[u8]>),
     pub asked_at: Instant,
     phase: Phase,
     verdict: Option<Verdict>,
@@ -114,9 +121,10 @@ pub struct Command {
     output_limit: u64,
     kill_on_output_limit: bool,
     base64: bool,
-    stdin: Option<(Vec<u8>, Share)>,
-    input: Option<Input>,
-    stdout: Output,
+    pub(super) input: Option<Input>,
+    feed: Feed,
+    pub(super) terminal: Option<Terminal>,
+    pub(super) stdout: Output,
     stderr: Output,
     last_output: Instant,
     started: Instant,
@@ -150,15 +158,33 @@ impl Command {
             None => Sink::Ring(Ring::new(spec.keep, spec.output_limit_bytes, share)),
         };
         let (stdout, stderr) = (Output::none(sink("stdout", stdout)), Output::none(sink("stderr", stderr)));
+        let feed = match (&spec.pty, spec.stdin_open) {
+            (Some(_), _) => Feed::Terminal,
+            (None, true) => Feed::Open,
+            (None, false) => Feed::Closed,
+        };
+        let bytes = match spec.stdin {
+            // All the input that there is ends where it ends, on a terminal too.
+            Some(bytes) if feed == Feed::Terminal && !spec.background => Some(typed(bytes)),
+            Some(bytes) => Some(bytes),
+            None => (feed != Feed::Closed).then(Vec::new),
+        };
+        let wiring = Wiring {
+            stdin: bytes.is_some(),
+            merge_stderr: spec.merge_stderr,
+            terminal: spec.pty.as_ref().map(|pty| pty.size),
+        };
         let command = Command {
             exec,
             session,
             request,
             wanted: true,
+            background: spec.background,
             finish_on_disconnect: spec.finish_on_disconnect,
             keyed: spec.key.is_some(),
             given_up: false,
             program: name_of(&spec.program),
+            shown: shown(&spec.program),
             asked_at,
             phase: Phase::Launching,
             verdict: None,
@@ -175,8 +201,9 @@ impl Command {
             output_limit: spec.output_limit_bytes as u64,
             kill_on_output_limit: spec.kill_on_output_limit,
             base64: spec.base64,
-            stdin: spec.stdin.map(|bytes| (bytes, stdin_share)),
-            input: None,
+            input: bytes.map(|bytes| Input::new(bytes, stdin_share, feed != Feed::Closed)),
+            feed,
+            terminal: None,
             stdout,
             stderr,
             last_output: now,
@@ -191,11 +218,20 @@ impl Command {
             none_seen_at: None,
             tree_gone: false,
         };
-        let wiring = Wiring { stdin: command.stdin.is_some(), merge_stderr: spec.merge_stderr };
         let ticket = command.ticket.clone();
         tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket });
         command.remind(now + command.timeout, Due::Timeout, tools);
         Ok(command)
+    }
+
+    /// The answer to who started it, or to all who start it with the same retry key.
+    pub fn started_answer(&self) -> ToGateway {
+        let (request, body) = (self.request, started_body(self.exec, self.session, self.pid()));
+        if self.keyed {
+            ToGateway::Kept { request, told: Arc::new(Told::Started(body)) }
+        } else {
+            ToGateway::Answer { request, body, more: false }
+        }
     }
 
     /// What is left of its session's budget bounds it.
@@ -234,14 +270,20 @@ impl Command {
         self.child = Some(started.child);
         let token = |pipe: Pipe| pipe.token(self.exec);
         let registered = tools.registry.register(&mut SourceFd(&exit_fd), token(Pipe::Exit), Interest::READABLE);
-        self.stdout.open(started.stdout);
+        self.stdout.open(started.stdout, started.terminal.is_some());
         if let Some(stderr) = started.stderr {
-            self.stderr.open(stderr);
+            self.stderr.open(stderr, false);
         }
+        self.terminal = started.terminal.map(Terminal::new);
         // Most commands are over before anybody looks into their pipes, and the end of each would wake us apart.
         self.remind(now + FIRST_LOOK, Due::Listen, tools);
-        if let (Some(pipe), Some((bytes, share))) = (started.stdin, self.stdin.take()) {
-            self.input = Input::start(pipe, bytes, share, &tools.registry, token(Pipe::Stdin));
+        if let (Some(pipe), Some(input)) = (started.stdin, &mut self.input)
+            && !input.attach(pipe, &tools.registry, token(Pipe::Stdin))
+        {
+            self.input = None;
+        }
+        if self.background && std::mem::take(&mut self.wanted) {
+            tools.gateway.tell(self.started_answer());
         }
         if let Err(error) = registered {
             // Out of memory for a watch, or of watches: it cannot be looked after, so it must not run.
@@ -385,6 +427,7 @@ impl Command {
                 self.listen(Pipe::Stderr, tools);
             }
             Due::Kill | Due::GiveUp | Due::Sample | Due::Sweep | Due::Drained => {}
+            Due::Waited(_) | Due::Forget => {}
         }
         self.next()
     }
@@ -412,7 +455,7 @@ impl Command {
         }
     }
 
-    fn next(&self) -> Next {
+    pub fn next(&self) -> Next {
         let drained = self.stdout.has_ended() && self.stderr.has_ended();
         if self.phase == Phase::Ended && self.tree_gone && (drained || self.given_up) {
             Next::Finish
@@ -490,15 +533,23 @@ impl Command {
         self.stdout.total() + self.stderr.total()
     }
 
-    /// What was kept of the outputs, with its share of the memory for them.
-    pub fn outputs(&mut self) -> [(Kept, Option<Share>); 2] {
+    /// Whose memory it takes.
+    pub fn account(&self) -> &Account {
+        match &self.stdout.sink {
+            Sink::Ring(ring) => ring.account(),
+            Sink::Stream(stream) => stream.account(),
+        }
+    }
+
+    /// What was kept of the outputs.
+    pub fn outputs(&mut self) -> [Kept; 2] {
         [&mut self.stdout, &mut self.stderr].map(|output| match &mut output.sink {
             Sink::Ring(ring) => {
-                let total = ring.total();
+                let (total, head) = (ring.total(), ring.parts()[0].len());
                 let (bytes, share) = ring.take();
-                (Kept { bytes: Some(bytes), total }, Some(share))
+                Kept { held: Some(Arc::new(Held { bytes, head, _share: Some(share) })), total }
             }
-            Sink::Stream(stream) => (Kept { bytes: None, total: stream.total() }, None),
+            Sink::Stream(stream) => Kept { held: None, total: stream.total() },
         })
     }
 

@@ -1,12 +1,15 @@
 //! The commands of a worker: started, stepped on by events, told of, forgotten.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::Worker;
 use super::command::{Command, Due, Next, Pipe};
-use super::record::{Finished, Kept};
+use super::record::Finished;
+use super::retained::{Outcome, Told};
 use super::session::{Ran, Session, State};
+use super::terminal::name_terminal;
 use super::tools::Tools;
-use super::{Answer, Worker};
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::message::{CommandEnd, Running, ToGateway, ToReaper};
 use crate::process::launch;
@@ -37,7 +40,10 @@ impl Worker {
         };
         let cpu_of_budget = left.lower(&mut running.limits);
         let setup = &self.tools.setup;
-        let environment = session.environment(Some(exec), &running.spec.env, setup);
+        let mut environment = session.environment(Some(exec), &running.spec.env, setup);
+        if let Some(pty) = &running.spec.pty {
+            name_terminal(&mut environment, pty.term.as_deref());
+        }
         let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
         let plan =
             setup.common.plan(Some(&running.spec.program), &environment, &cwd, &running.limits, session.identity);
@@ -74,7 +80,7 @@ impl Worker {
     }
 
     /// Answers a command; one that had a session of its own after that is gone.
-    fn answer(&mut self, session: SessionId, answer: ToGateway) {
+    pub(super) fn answer(&mut self, session: SessionId, answer: ToGateway) {
         match self.sessions.get_mut(&session).filter(|session| session.ephemeral) {
             Some(session) => session.farewell.push(answer),
             None => self.tools.gateway.tell(answer),
@@ -99,6 +105,9 @@ impl Worker {
             session.command_gone(exec, None, 0);
         }
         self.refuse(request, exec, id, spawn_fault(fault, &command.program), false);
+        for (request, _) in self.all_waiting(exec) {
+            self.refuse_order(request, Fault::exec_not_found(&exec.to_string()));
+        }
         self.after_command(id);
     }
 
@@ -111,6 +120,7 @@ impl Worker {
             Next::Finish => self.finish(exec),
             Next::GiveUp => self.give_up(exec),
         }
+        self.serve_reads(exec);
     }
 
     pub(super) fn ready(&mut self, exec: ExecId, pipe: Pipe) {
@@ -127,7 +137,11 @@ impl Worker {
     }
 
     pub(super) fn due(&mut self, exec: ExecId, due: Due) {
-        self.with(exec, |command, tools| command.due(due, tools));
+        match due {
+            Due::Waited(request) => self.waited(exec, request),
+            Due::Forget => self.forget(exec),
+            due => self.with(exec, |command, tools| command.due(due, tools)),
+        }
     }
 
     /// A command that is over; nothing of it is left but itself.
@@ -159,42 +173,39 @@ impl Worker {
 
     /// Counts a finished command in its session, frees its slot where it is gone, and answers.
     pub(super) fn tell_record(&mut self, command: &mut Command, finished: &Finished) {
-        let [(stdout, stdout_share), (stderr, stderr_share)] = command.outputs();
-        let kept = |kept: &Kept| kept.bytes.as_ref().map(Vec::len);
-        let dropped = |output: &Kept| kept(output).map_or(0, |kept| output.total - kept as u64);
-        self.tools.tally.bytes_dropped += dropped(&stdout) + dropped(&stderr);
+        let [stdout, stderr] = command.outputs();
+        self.tools.tally.bytes_dropped += stdout.dropped() + stderr.dropped();
         self.tools.tally_since.get_or_insert_with(Instant::now);
         if let Some(session) = self.sessions.get_mut(&command.session) {
             let ran = Ran {
-                record: finished.without_output(stdout.total, kept(&stdout), stderr.total, kept(&stderr)),
+                record: finished.without_output(&stdout, &stderr),
                 cpu: finished.cpu,
                 output_bytes: stdout.total + stderr.total,
             };
-            session.command_gone(command.exec, Some(ran), self.tools.setup.config.sessions.max_history as usize);
+            let history_max = self.tools.setup.config.sessions.max_history as usize;
+            if let Some(forgotten) = session.command_gone(command.exec, Some(ran), history_max) {
+                self.forget(forgotten);
+            }
         }
+        let (base64, account) = (command.base64(), command.account().clone());
+        let outcome = Outcome { finished: finished.clone(), stdout, stderr, base64, account };
+        self.retain(command, &outcome);
         if !command.given_up {
             self.free_slot(command, finished);
         }
-        let mut body = finished.body(stdout, stderr, command.base64());
-        if command.keyed {
-            let mut whole = Vec::new();
-            while !body.is_empty() {
-                body.encode(super::PIECE_BYTES, &mut whole);
-            }
-            return self.answer(command.session, ToGateway::Kept { request: command.request, body: whole });
+        self.tell_waiting(command.exec, command.session, &outcome);
+        if command.keyed && !command.background {
+            let told = Arc::new(Told::Ended(Box::new(outcome)));
+            return self.answer(command.session, ToGateway::Kept { request: command.request, told });
         }
-        if !command.wanted {
+        if !std::mem::take(&mut command.wanted) {
             return;
         }
-        let mut answer = Answer { body, shares: [stdout_share, stderr_share] };
-        let mut piece = Vec::with_capacity(1024);
-        answer.body.encode(answer.piece_bytes(), &mut piece);
-        let more = !answer.body.is_empty();
-        let request = command.request;
-        if more {
-            self.answers.insert(request, answer);
+        if command.background {
+            // It was given up before it had started.
+            return self.tools.gateway.tell(command.started_answer());
         }
-        self.answer(command.session, ToGateway::Answer { request, body: piece, more });
+        self.tell_body(command.request, Some(command.session), &outcome.account, outcome.body());
     }
 
     pub(super) fn free_slot(&mut self, command: &Command, finished: &Finished) {

@@ -5,15 +5,18 @@ mod budget;
 mod command;
 mod commands;
 mod pipes;
+mod reads;
 mod record;
 mod relief;
+mod retained;
 mod ring;
 mod session;
 mod sessions;
 mod stream;
+mod terminal;
 mod tools;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,19 +24,20 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token};
 use nix::sys::signal::SigSet;
 
-use self::command::{Command, Next, Pipe};
-use self::record::Verdict;
+use self::command::{Command, Pipe};
+use self::reads::Waits;
 pub use self::relief::Relief;
+use self::retained::Outcome;
+pub use self::retained::Told;
 use self::session::Session;
 pub use self::tools::Setup;
 use self::tools::Tools;
-use crate::admission::buffers::Share;
+use crate::admission::buffers::Account;
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::child::Child;
 use crate::protocol::encode::Body;
-use crate::protocol::fault::Fault;
 use crate::sys::clone::Stack;
 
 /// Token of the mailbox; commands use four each from 0 upwards, and never get there.
@@ -63,6 +67,9 @@ pub struct Worker {
     answers: HashMap<RequestId, Answer>,
     /// Streamed commands by their request.
     streams: HashMap<RequestId, ExecId>,
+    /// Started commands that have ended, oldest first.
+    retained: BTreeMap<ExecId, Outcome>,
+    waits: Waits,
     /// Children given up alive: killed, and reaped when they are gone (invariant 3).
     graveyard: HashMap<ExecId, (SessionId, Child)>,
     /// What is being started, while the state is parked.
@@ -72,16 +79,17 @@ pub struct Worker {
     stopping: bool,
 }
 
-/// An answer on its way, with the memory that its outputs take.
+/// An answer on its way; its outputs bring the memory that they take.
 struct Answer {
     body: Body,
-    shares: [Option<Share>; 2],
+    /// Whose memory the pieces take.
+    account: Account,
 }
 
 impl Answer {
     /// How much of it to encode at once.
     fn piece_bytes(&self) -> usize {
-        let full = self.shares.iter().flatten().any(|share| share.account().room() < PIECE_BYTES as u64 * 2);
+        let full = self.account.room() < PIECE_BYTES as u64 * 2;
         if full { SHORT_PIECE_BYTES } else { PIECE_BYTES }
     }
 }
@@ -129,6 +137,8 @@ impl Worker {
             commands: HashMap::new(),
             answers: HashMap::new(),
             streams: HashMap::new(),
+            retained: BTreeMap::new(),
+            waits: Waits::default(),
             graveyard: HashMap::new(),
             starting: None,
             ending: false,
@@ -232,20 +242,18 @@ impl Worker {
                 self.with(exec, |command, tools| {
                     command.wanted = false;
                     if !command.finish_on_disconnect {
-                        command.kill(Verdict::Cancelled, tools);
+                        command.hang_up(tools);
                     }
-                    Next::Stay
+                    command.unheard(tools)
                 });
             }
-            ToWorker::Kill { request, exec } => {
-                let answer = match self.commands.get_mut(&exec).filter(|command| !command.given_up) {
-                    Some(command) => {
-                        command.kill(Verdict::Cancelled, &mut self.tools);
-                        ToGateway::Answer { request, body: b"\"result\":{\"killed\":true}".to_vec(), more: false }
-                    }
-                    None => ToGateway::Refused { request, fault: Fault::exec_not_found(&exec.to_string()) },
-                };
-                self.tools.gateway.tell(answer);
+            ToWorker::Exec { request, exec, order } => {
+                self.exec(request, exec, *order);
+                self.with(exec, |command, _| command.next());
+            }
+            ToWorker::Unheard { exec } => self.with(exec, |command, tools| command.unheard(tools)),
+            ToWorker::ListCommands { request, client, session } => {
+                self.list_commands(request, client.as_deref(), session)
             }
             ToWorker::Info { request, session } => {
                 let (commands_max, ceilings) = (self.commands_max(), self.ceilings());
@@ -259,9 +267,11 @@ impl Worker {
                 self.tell_of(request, session, |session| session.history_body(last));
             }
             ToWorker::List { request, client } => self.list(request, client.as_deref()),
+            ToWorker::Tell { request, told } => self.tell_again(request, &told),
             ToWorker::More { request } => self.more(request),
             ToWorker::Forget { request } => {
                 self.answers.remove(&request);
+                self.unwait(request);
             }
             ToWorker::CheckIdle { session } => self.check_idle(session),
             ToWorker::Launched { exec, launched } => self.launched(exec, launched),
@@ -298,11 +308,14 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         | ToWorker::Probed { session, .. }
         | ToWorker::WorkspaceRemoved { session, .. } => (None, Some(*session)),
         ToWorker::Cancel { exec }
-        | ToWorker::Kill { exec, .. }
+        | ToWorker::Exec { exec, .. }
+        | ToWorker::Unheard { exec }
         | ToWorker::Launched { exec, .. }
         | ToWorker::Swept { exec, .. }
         | ToWorker::Sampled { exec, .. } => (Some(*exec), None),
         ToWorker::List { .. }
+        | ToWorker::ListCommands { .. }
+        | ToWorker::Tell { .. }
         | ToWorker::More { .. }
         | ToWorker::Forget { .. }
         | ToWorker::ClaimOrphans { .. }

@@ -15,27 +15,42 @@ use crate::admission::buffers::Share;
 /// The input of a command, until all of it is written or nobody reads it any more.
 #[derive(Debug)]
 pub struct Input {
-    pipe: File,
+    /// None until the command runs.
+    pipe: Option<File>,
     bytes: Vec<u8>,
     written: usize,
-    _share: Share,
+    share: Share,
+    /// More may come: the pipe stays open when all is written.
+    open: bool,
+}
+
+/// What waits to be read leaves no room for more.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Overfull {
+    /// So many bytes of this command wait already.
+    Input(u64),
+    /// There is no memory left for its client, or for all.
+    Account { limit: u64, usage: u64 },
 }
 
 impl Input {
-    /// Starts to write; none when everything was taken at once.
-    pub fn start(pipe: OwnedFd, bytes: Vec<u8>, share: Share, registry: &Registry, token: Token) -> Option<Input> {
-        let mut input = Input { pipe: pipe.into(), bytes, written: 0, _share: share };
-        if !input.write() {
-            return None;
-        }
-        let fd = input.pipe.as_raw_fd();
-        registry.register(&mut SourceFd(&fd), token, Interest::WRITABLE).ok().map(|()| input)
+    pub fn new(bytes: Vec<u8>, share: Share, open: bool) -> Input {
+        Input { pipe: None, bytes, written: 0, share, open }
+    }
+
+    /// The command runs; false when there is no more to do, and the pipe is to be closed.
+    pub fn attach(&mut self, pipe: OwnedFd, registry: &Registry, token: Token) -> bool {
+        let pipe = self.pipe.insert(pipe.into());
+        let fd = pipe.as_raw_fd();
+        // A pipe that takes all at once needs no watch.
+        self.write() && registry.register(&mut SourceFd(&fd), token, Interest::WRITABLE).is_ok()
     }
 
     /// Writes what fits; false when there is no more to do, and the pipe is to be closed.
     pub fn write(&mut self) -> bool {
+        let Some(pipe) = &mut self.pipe else { return true };
         while self.written < self.bytes.len() {
-            match self.pipe.write(&self.bytes[self.written..]) {
+            match pipe.write(&self.bytes[self.written..]) {
                 Ok(wrote) => self.written += wrote,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -43,7 +58,32 @@ impl Input {
                 Err(_) => return false,
             }
         }
-        false
+        (self.bytes, self.written) = (Vec::new(), 0);
+        self.share.resize(0);
+        self.open
+    }
+
+    /// Appends bytes, all of them or none; they are written with the next [`Input::write`].
+    pub fn append(&mut self, bytes: &[u8], bytes_max: u64) -> Result<(), Overfull> {
+        let waiting = self.bytes.len() - self.written;
+        if (waiting + bytes.len()) as u64 > bytes_max {
+            return Err(Overfull::Input(waiting as u64));
+        }
+        if !self.share.resize(waiting + bytes.len()) {
+            let (limit, usage) = self.share.account().tightest();
+            return Err(Overfull::Account { limit, usage });
+        }
+        self.bytes.drain(..self.written);
+        self.written = 0;
+        self.bytes.reserve_exact(bytes.len());
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Nothing more will come; false when the pipe is to be closed.
+    pub fn end(&mut self) -> bool {
+        self.open = false;
+        self.write()
     }
 }
 
@@ -63,6 +103,8 @@ pub struct Output {
     /// Small pieces in a row.
     small: u32,
     registered: bool,
+    /// It is a terminal's: a short read says nothing, and the end is an error.
+    terminal: bool,
 }
 
 /// What a turn of reading came to.
@@ -88,11 +130,12 @@ const SMALL_IN_A_ROW: u32 = 8;
 
 impl Output {
     pub fn none(sink: Sink) -> Self {
-        Output { pipe: None, sink, small: 0, registered: false }
+        Output { pipe: None, sink, small: 0, registered: false, terminal: false }
     }
 
-    pub fn open(&mut self, pipe: OwnedFd) {
+    pub fn open(&mut self, pipe: OwnedFd, terminal: bool) {
         self.pipe = Some(pipe.into());
+        self.terminal = terminal;
     }
 
     /// Looks for events: for the first time, or again after a pause.
@@ -137,7 +180,7 @@ impl Output {
                 return (Turn::Blocked, got);
             }
             let Some(pipe) = &mut self.pipe else { return (Turn::Ended, got) };
-            match pipe.read(&mut scratch[..most]) {
+            match fill(pipe, &mut scratch[..most], self.terminal) {
                 Ok(0) => {
                     self.close();
                     return (Turn::Ended, got);
@@ -149,7 +192,7 @@ impl Output {
                         Sink::Stream(stream) => stream.feed(&scratch[..read]),
                     }
                     self.small = if read < SMALL_BYTES { self.small + 1 } else { 0 };
-                    if read < most && !last {
+                    if read < most && !last && !self.terminal {
                         // A short read has emptied the pipe.
                         if self.small < SMALL_IN_A_ROW {
                             return (Turn::Waiting, got);
@@ -158,8 +201,19 @@ impl Output {
                         return (Turn::Pause, got);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (Turn::Waiting, got),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.terminal && got > 0 && !last && self.small >= SMALL_IN_A_ROW {
+                        self.deafen(registry);
+                        return (Turn::Pause, got);
+                    }
+                    return (Turn::Waiting, got);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // The last who held the terminal is gone.
+                Err(error) if self.terminal && error.raw_os_error() == Some(nix::libc::EIO) => {
+                    self.close();
+                    return (Turn::Ended, got);
+                }
                 Err(error) => {
                     log::warn!("cannot read an output: {error}");
                     self.close();
@@ -177,4 +231,17 @@ impl Output {
             stream.end();
         }
     }
+}
+
+/// One read; of a terminal, which gives 4 KiB at a time, as many as there is something to read.
+fn fill(pipe: &mut File, into: &mut [u8], terminal: bool) -> io::Result<usize> {
+    let mut filled = pipe.read(into)?;
+    while terminal && filled > 0 && filled < into.len() {
+        match pipe.read(&mut into[filled..]) {
+            Ok(read) if read > 0 => filled += read,
+            // The same comes again with the next read.
+            Ok(_) | Err(_) => break,
+        }
+    }
+    Ok(filled)
 }

@@ -1,10 +1,12 @@
 //! The record of a command: from how it ended to what is told of it. Pure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::Signal;
 
+use crate::admission::buffers::Share;
 use crate::ids::{ExecId, SessionId};
 use crate::protocol::encode::{Body, Encoding, Object};
 use crate::protocol::limits::Limits;
@@ -87,11 +89,36 @@ pub fn signal_name(number: i32) -> String {
 }
 
 /// What was kept of one output.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub struct Kept {
     /// None: it was streamed.
-    pub bytes: Option<Vec<u8>>,
+    pub held: Option<Arc<Held>>,
     pub total: u64,
+}
+
+impl Kept {
+    pub fn bytes(&self) -> Option<usize> {
+        self.held.as_ref().map(|held| held.bytes.len())
+    }
+
+    pub fn dropped(&self) -> u64 {
+        self.bytes().map_or(0, |kept| self.total - kept as u64)
+    }
+}
+
+/// Bytes of an output, with the memory that they take of what all share; given back when the last reader is done.
+#[derive(Debug)]
+pub struct Held {
+    pub bytes: Vec<u8>,
+    /// So many of them are the output's first; what is dropped is missing behind them.
+    pub head: usize,
+    pub _share: Option<Share>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// A finished command, but for its outputs.
@@ -111,22 +138,21 @@ pub struct Finished {
 
 impl Finished {
     /// `"result":{…}`, the outputs encoded as they are taken.
-    pub fn body(&self, stdout: Kept, stderr: Kept, base64: bool) -> Body {
+    pub fn body(&self, stdout: &Kept, stderr: &Kept, base64: bool) -> Body {
         let mut body = Body::default();
         let mut json = b"\"result\":".to_vec();
         self.head(&mut json);
         for (name, kept) in [("stdout", stdout), ("stderr", stderr)] {
             json.extend_from_slice(format!(",\"{name}\":").as_bytes());
-            let (total, kept_bytes) = (kept.total, kept.bytes.as_ref().map(Vec::len));
-            let encoding = kept.bytes.as_deref().map_or(Encoding::Utf8, |bytes| Encoding::of(bytes, base64));
-            match kept.bytes {
-                Some(bytes) => {
+            let encoding = kept.held.as_ref().map_or(Encoding::Utf8, |held| Encoding::of(&held.bytes, base64));
+            match &kept.held {
+                Some(held) => {
                     body.json(std::mem::take(&mut json));
-                    body.output(bytes, encoding);
+                    body.shared(held.clone(), 0..held.bytes.len(), encoding);
                 }
                 None => json.extend_from_slice(b"null"),
             }
-            counts(&mut json, name, encoding, total, kept_bytes);
+            counts(&mut json, name, encoding, kept);
         }
         self.tail(&mut json);
         body.json(json);
@@ -134,18 +160,12 @@ impl Finished {
     }
 
     /// The record as the history keeps it: without the outputs.
-    pub fn without_output(
-        &self,
-        stdout_total: u64,
-        stdout_kept: Option<usize>,
-        stderr_total: u64,
-        stderr_kept: Option<usize>,
-    ) -> Box<[u8]> {
+    pub fn without_output(&self, stdout: &Kept, stderr: &Kept) -> Box<[u8]> {
         let mut json = Vec::with_capacity(512);
         self.head(&mut json);
-        for (name, total, kept) in [("stdout", stdout_total, stdout_kept), ("stderr", stderr_total, stderr_kept)] {
+        for (name, kept) in [("stdout", stdout), ("stderr", stderr)] {
             json.extend_from_slice(format!(",\"{name}\":null").as_bytes());
-            counts(&mut json, name, Encoding::Utf8, total, kept);
+            counts(&mut json, name, Encoding::Utf8, kept);
         }
         self.tail(&mut json);
         json.into_boxed_slice()
@@ -186,8 +206,8 @@ impl Finished {
     }
 }
 
-fn counts(json: &mut Vec<u8>, name: &str, encoding: Encoding, total: u64, kept: Option<usize>) {
-    let dropped = kept.map_or(0, |kept| total - kept as u64);
+fn counts(json: &mut Vec<u8>, name: &str, encoding: Encoding, kept: &Kept) {
+    let (total, dropped) = (kept.total, kept.dropped());
     let text =
         format!(",\"{name}_encoding\":\"{}\",\"{name}_bytes\":{total},\"{name}_dropped\":{dropped}", encoding.name());
     json.extend_from_slice(text.as_bytes());

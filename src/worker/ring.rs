@@ -1,6 +1,6 @@
 //! What is kept of one output. Pure; bounded by its cap, and by the memory that all share.
 
-use crate::admission::buffers::Share;
+use crate::admission::buffers::{Account, Share};
 use crate::protocol::request::Keep;
 
 /// Keeps the first, the last, or the first and last bytes of what it is fed, and counts all of them.
@@ -39,6 +39,10 @@ impl Ring {
             reserved: share.bytes(),
             share,
         }
+    }
+
+    pub fn account(&self) -> &Account {
+        self.share.account()
     }
 
     /// All bytes that it was ever fed.
@@ -93,6 +97,12 @@ impl Ring {
             }
         }
         part.capacity() - part.len()
+    }
+
+    /// What is kept now: the output's first bytes, and its last ones in two runs.
+    pub fn parts(&self) -> [&[u8]; 3] {
+        let (newer, older) = self.tail.split_at(self.tail_start);
+        [&self.head, older, newer]
     }
 
     /// What was kept, in order, and its share of the pool; the ring is empty then.

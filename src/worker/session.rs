@@ -60,7 +60,7 @@ pub struct Session {
     pub(super) budget: Budget,
     /// By commands that are over.
     pub(super) spent: Spent,
-    history: VecDeque<Box<[u8]>>,
+    history: VecDeque<(ExecId, Box<[u8]>)>,
 }
 
 impl Session {
@@ -110,19 +110,20 @@ impl Session {
         self.last_active = Instant::now();
     }
 
-    /// A command has left; where it ran, its record without the outputs stays.
-    pub fn command_gone(&mut self, exec: ExecId, ran: Option<Ran>, history_max: usize) {
+    /// A command has left; where it ran, its record without the outputs stays. One that is remembered no longer for
+    /// that.
+    pub fn command_gone(&mut self, exec: ExecId, ran: Option<Ran>, history_max: usize) -> Option<ExecId> {
         self.running.retain(|running| *running != exec);
         self.last_active = Instant::now();
-        let Some(Ran { record, cpu, output_bytes }) = ran else { return };
+        let Ran { record, cpu, output_bytes } = ran?;
         self.spent.count(cpu, output_bytes);
         if self.ephemeral || history_max == 0 {
-            return;
+            return None;
         }
-        while self.history.len() >= history_max {
-            self.history.pop_front();
-        }
-        self.history.push_back(record);
+        // A lower maximum may have come meanwhile; what is over it goes one by one, with each that comes.
+        let forgotten = if self.history.len() >= history_max { self.history.pop_front() } else { None };
+        self.history.push_back((exec, record));
+        forgotten.map(|(exec, _)| exec)
     }
 
     /// Somebody has asked for something.
@@ -205,7 +206,7 @@ impl Session {
     pub fn history_body(&self, last: Option<u64>) -> Vec<u8> {
         let last = last.map_or(self.history.len(), |last| usize::try_from(last).unwrap_or(usize::MAX));
         let mut body = b"\"result\":{\"commands\":[".to_vec();
-        for (at, record) in self.history.iter().skip(self.history.len().saturating_sub(last)).enumerate() {
+        for (at, (_, record)) in self.history.iter().skip(self.history.len().saturating_sub(last)).enumerate() {
             if at > 0 {
                 body.push(b',');
             }

@@ -131,8 +131,8 @@ impl Worker {
         session.state = State::Closing { requests: request.into_iter().collect(), idle };
         for exec in session.running.clone() {
             self.with(exec, |command, tools| {
-                command.kill(Verdict::Cancelled, tools);
-                Next::Stay
+                command.hang_up(tools);
+                command.next()
             });
         }
         self.close_if_empty(id);
@@ -153,6 +153,7 @@ impl Worker {
     }
 
     pub(super) fn gone(&mut self, id: SessionId) {
+        self.forget_all(id);
         let Some(session) = self.sessions.remove(&id) else { return };
         let body = session.closed_body();
         let State::Closing { requests, idle } = session.state else { return };
@@ -189,9 +190,9 @@ impl Worker {
         for exec in running {
             self.with(exec, |command, tools| {
                 if !command.finish_on_disconnect {
-                    command.kill(Verdict::Cancelled, tools);
+                    command.hang_up(tools);
                 }
-                Next::Stay
+                command.next()
             });
         }
     }
@@ -263,7 +264,9 @@ impl Worker {
                 self.graveyard.insert(exec, (id, child));
             }
             unanswered.extend(wanted.then_some(request));
+            unanswered.extend(self.all_waiting(exec).into_iter().map(|(request, _)| request));
         }
+        self.forget_all(id);
         if let Some(session) = self.sessions.remove(&id) {
             self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false });
             self.tools.reaper.tell(ToReaper::SessionGone { session: id });

@@ -1,6 +1,6 @@
 //! An output that is sent as it comes: in order, without a gap, no character split, and no faster than it is taken.
 
-use crate::admission::buffers::{OUTPUT_BYTES, Share};
+use crate::admission::buffers::{Account, OUTPUT_BYTES, Share};
 use crate::ids::{ExecId, RequestId};
 use crate::mailbox::Mailbox;
 use crate::message::ToGateway;
@@ -33,6 +33,8 @@ pub struct Stream {
     reserve: Share,
     /// There is no memory for a second piece under way.
     short: bool,
+    /// Nobody takes it any more; it is counted, and that is all.
+    deaf: bool,
 }
 
 impl Stream {
@@ -57,6 +59,7 @@ impl Stream {
             under_way: 0,
             reserve,
             short: false,
+            deaf: false,
         }
     }
 
@@ -66,12 +69,15 @@ impl Stream {
 
     /// The reader is behind: the pipe is left alone, and so the command waits.
     pub fn is_blocked(&self) -> bool {
-        self.under_way >= PIECES_MAX || self.short
+        !self.deaf && (self.under_way >= PIECES_MAX || self.short)
     }
 
     /// How much may be read for it now; 0 while it is blocked. Where memory is short it has one piece under way, from
     /// its reserve; where even that was taken by others in the meantime, a small one.
     pub fn room(&mut self) -> usize {
+        if self.deaf {
+            return usize::MAX;
+        }
         let whole = self.reserve.bytes() >= OUTPUT_BYTES || self.reserve.resize(OUTPUT_BYTES);
         self.short = !whole && self.under_way > 0;
         if self.is_blocked() {
@@ -84,6 +90,16 @@ impl Stream {
         }
     }
 
+    pub fn account(&self) -> &Account {
+        self.reserve.account()
+    }
+
+    /// The connection that it went to is gone.
+    pub fn deafen(&mut self) {
+        self.deaf = true;
+        self.offset += std::mem::take(&mut self.partial).len() as u64;
+    }
+
     /// The reader has taken a piece.
     pub fn taken(&mut self) {
         self.under_way = self.under_way.saturating_sub(1);
@@ -91,6 +107,10 @@ impl Stream {
     }
 
     pub fn feed(&mut self, bytes: &[u8]) {
+        if self.deaf {
+            self.offset += bytes.len() as u64;
+            return;
+        }
         let mut piece = std::mem::take(&mut self.partial);
         piece.extend_from_slice(bytes);
         let whole = piece.len() - if self.base64 { 0 } else { split_tail(&piece) };
@@ -143,7 +163,7 @@ impl Stream {
 }
 
 /// How many bytes at the end begin a character that is not complete. Only what more bytes could mend is held back.
-fn split_tail(bytes: &[u8]) -> usize {
+pub fn split_tail(bytes: &[u8]) -> usize {
     let tail = &bytes[bytes.len().saturating_sub(3)..];
     let Some(start) = tail.iter().rposition(|byte| byte & 0xc0 != 0x80) else { return 0 };
     match std::str::from_utf8(&tail[start..]) {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Instant;
 
 use mio::Registry;
@@ -31,6 +32,8 @@ pub struct Setup {
     pub policy: Policy,
     pub common: Common,
     pub workspaces: Arc<Workspaces>,
+    /// Bytes of outputs of commands that have ended and are kept, of all workers.
+    pub retained_bytes: Arc<AtomicU64>,
     /// How large address spaces get is asked for, so it is looked at from the beginning.
     pub watch_vm: bool,
 }

@@ -270,3 +270,83 @@ fn strictly_all_that_a_command_may_take_must_be_there() {
     assert!(limit.as_u64().is_some_and(|limit| limit < 1 << 50), "{error}");
     assert_eq!(end(&run(&mut conn, json!({"cmd": "true", "limits": {"memory_bytes": 16 * MIB}}))), exited(0));
 }
+
+#[test]
+fn a_command_that_fills_all_memory_is_ended_by_the_connection_that_asked_for_it() {
+    let daemon = Daemon::start(&[("commands.max_buffer_bytes", json!(256 << 10))]);
+    let mut conn = daemon.tcp();
+    let session = conn.open(json!({}));
+    let flood = conn.ask("exec.run", json!({"session": session, "cmd": "yes"}));
+    let mut full = || buffered(&mut conn) == 256 << 10;
+    wait_until("the memory is full", DEADLINE, || full().then_some(()));
+
+    let info = conn.ok("session.info", json!({"session": session}));
+    conn.ok("exec.kill", json!({"exec": info["running"][0]}));
+    let record = record_of(&mut conn, &flood);
+    assert_eq!(end(&record).0, "cancelled");
+    assert!(record["stdout_dropped"].as_u64() > Some(0), "{}", brief(&record));
+    wait_stats(&daemon, "/output/buffered_bytes", 0);
+}
+
+#[test]
+fn what_waits_for_a_slot_is_held_within_the_memory_of_all() {
+    let daemon = Daemon::start(&[("commands.max_buffer_bytes", json!(300 << 10)), ("commands.max_commands", json!(1))]);
+    let mut conn = daemon.tcp();
+    let folder = Folder::new();
+    let gate = folder.gate();
+    let first = conn.ask("exec.run", json!({"cmd": gate.wait()}));
+    daemon.wait_running(1);
+
+    let waits = |bytes: usize| json!({"cmd": "wc -c", "stdin": "x".repeat(bytes), "queue_ms": 60_000});
+    let error = conn.refused("exec.run", waits(200 << 10), "CAPACITY");
+    assert_eq!((&error["data"]["resource"], &error["data"]["usage"]), (&json!("buffer_bytes"), &json!(128 << 10)));
+    let second = conn.ask("exec.run", waits(100 << 10));
+    daemon.stats_show("it is held", |stats| {
+        (stats["output"]["buffered_bytes"].as_u64()? >= (128 + 100) << 10).then_some(())
+    });
+
+    gate.open();
+    record_of(&mut conn, &first);
+    assert_eq!(text(&record_of(&mut conn, &second)).trim(), (100 << 10).to_string());
+    wait_stats(&daemon, "/output/buffered_bytes", 0);
+}
+
+#[test]
+fn a_limit_of_buffer_bytes_that_is_set_holds_at_once() {
+    let daemon = Daemon::start(&[]);
+    let (mut admin, mut conn) = (daemon.unix(), daemon.tcp());
+    let folder = Folder::new();
+    let gate = folder.gate();
+    let first = conn.ask("exec.run", json!({"cmd": gate.wait()}));
+    daemon.wait_running(1);
+    let row = conn.ok("limit.show", json!({}))["limits"]["buffer_bytes"].clone();
+    assert_eq!((&row["limit"], &row["usage"]), (&json!(-1), &json!(128 << 10)));
+
+    let whose = json!({"resource": "buffer_bytes", "client": "ip:127.0.0.1"});
+    let mut set = whose.clone();
+    set["limit"] = json!(200_000);
+    admin.ok("limit.set", set);
+    conn.refused("limit.check", json!({"claims": {"buffer_bytes": 100_000}}), "OVER_LIMIT");
+    conn.refused("exec.run", json!({"cmd": "true"}), "OVER_LIMIT");
+    admin.ok("limit.unset", whose);
+    assert_eq!(out(&sh(&mut conn, "echo on")), b"on\n");
+
+    gate.open();
+    record_of(&mut conn, &first);
+}
+
+#[test]
+fn records_that_are_kept_for_their_keys_count_and_make_room() {
+    let max = 1 << 20;
+    let daemon = Daemon::start(&[("commands.max_buffer_bytes", json!(max)), ("commands.key_window_s", json!(3600))]);
+    let mut conn = daemon.tcp();
+    let keyed = |key: usize| json!({"cmd": "head -c 200000 /dev/zero | tr '\\0' a", "key": key.to_string()});
+    for key in 0..12 {
+        assert_eq!(run(&mut conn, keyed(key))["stdout_bytes"], 200_000);
+        let held = buffered(&mut conn);
+        assert!((200_000..=max).contains(&held), "{held} after {key}");
+    }
+    let started = daemon.stats()["commands"]["started"].clone();
+    run(&mut conn, keyed(11));
+    assert_eq!(daemon.stats()["commands"]["started"], started, "the last record is there");
+}

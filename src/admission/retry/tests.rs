@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::admission::seeded::Seeded;
 use crate::config::Config;
@@ -14,14 +16,14 @@ fn record(text: &str) -> Arc<[u8]> {
 }
 
 /// Begins a run that must be the first of its key; its own waiter is 0.
-fn begin(retries: &mut Retries<u32>, name: &str, key: &str, now_ms: u64) -> RunId {
+fn begin(retries: &mut Retries<u32, Arc<[u8]>>, name: &str, key: &str, now_ms: u64) -> RunId {
     match retries.claim(&client(name), key, &"params", 0, now_ms) {
         Claimed::Run(id) => id,
         claimed => panic!("{name} {key}: {claimed:?}"),
     }
 }
 
-fn is_empty<W>(retries: &Retries<W>) -> bool {
+fn is_empty<W, R>(retries: &Retries<W, R>) -> bool {
     let sets = retries.ends.is_empty() && retries.records.is_empty();
     retries.runs.is_empty() && retries.clients.is_empty() && sets && retries.record_bytes == 0
 }
@@ -32,7 +34,7 @@ fn the_second_waits_and_the_third_gets_the_record() {
     let Claimed::Run(id) = retries.claim(&a, "k", &"params", 1, 0) else { panic!() };
     assert_eq!(retries.claim(&a, "k", &"params", 2, 5), Claimed::Waits(id));
     assert_eq!(retries.claim(&a, "k", &"params", 3, 5), Claimed::Waits(id));
-    assert_eq!(retries.finished(id, record("done"), 10), [1, 2, 3]);
+    assert_eq!(retries.finished(id, record("done"), 4, 10), [1, 2, 3]);
     assert_eq!(retries.claim(&a, "k", &"params", 4, 11), Claimed::Record(record("done")));
     // Another client's key of that name, and another key, are others.
     begin(&mut retries, "b", "k", 11);
@@ -44,7 +46,7 @@ fn other_params_are_told_whether_it_runs_or_has_run() {
     let (mut retries, a) = (Retries::new(BOUNDS), client("a"));
     let id = begin(&mut retries, "a", "k", 0);
     assert_eq!(retries.claim(&a, "k", &"others", 1, 0), Claimed::OtherParams);
-    assert_eq!(retries.finished(id, record("done"), 10), [0]);
+    assert_eq!(retries.finished(id, record("done"), 4, 10), [0]);
     assert_eq!(retries.claim(&a, "k", &"others", 1, 10), Claimed::OtherParams);
     assert_eq!(retries.claim(&a, "k", &"params", 1, 10), Claimed::Record(record("done")));
 }
@@ -55,7 +57,7 @@ fn the_window_counts_from_the_end() {
     let id = begin(&mut retries, "a", "k", 0);
     retries.expire(1_000_000);
     assert_eq!((retries.runs.len(), retries.expires_at_ms()), (1, None), "what runs is not forgotten");
-    retries.finished(id, record("done"), 1_000_000);
+    retries.finished(id, record("done"), 4, 1_000_000);
     assert_eq!(retries.expires_at_ms(), Some(1_001_000));
     assert_eq!(retries.claim(&a, "k", &"params", 1, 1_000_999), Claimed::Record(record("done")));
     assert!(matches!(retries.claim(&a, "k", &"params", 1, 1_001_000), Claimed::Run(again) if again > id));
@@ -72,7 +74,7 @@ fn a_run_that_was_refused_has_not_happened() {
     assert_eq!(retries.gave_up(id), [1, 2]);
     assert!(is_empty(&retries));
     assert!(retries.gave_up(id).is_empty(), "an end that comes late is ignored");
-    assert!(retries.finished(id, record("late"), 0).is_empty());
+    assert!(retries.finished(id, record("late"), 4, 0).is_empty());
     assert!(is_empty(&retries));
     let again = begin(&mut retries, "a", "k", 0);
     assert!(again > id);
@@ -84,11 +86,12 @@ fn inv7_keys_end_at_their_bounds_and_none_is_forgotten_before_its_time() {
     let mut retries = Retries::new(Bounds { keys_per_client_max: 2, keys_max: 3, ..BOUNDS });
     let first = begin(&mut retries, "a", "k1", 0);
     begin(&mut retries, "a", "k2", 0);
-    let claim = |retries: &mut Retries<u32>, name, now| retries.claim(&client(name), "k3", &"params", 7, now);
+    let claim =
+        |retries: &mut Retries<u32, Arc<[u8]>>, name, now| retries.claim(&client(name), "k3", &"params", 7, now);
     assert_eq!(claim(&mut retries, "a", 5), Claimed::Full { limit: 2, usage: 2, until_ms: None });
     begin(&mut retries, "b", "k", 5);
     assert_eq!(claim(&mut retries, "c", 5), Claimed::Full { limit: 3, usage: 3, until_ms: None });
-    retries.finished(first, record("1"), 9);
+    retries.finished(first, record("1"), 1, 9);
     assert_eq!(claim(&mut retries, "a", 10), Claimed::Full { limit: 2, usage: 2, until_ms: Some(1009) });
     assert_eq!(claim(&mut retries, "c", 1008), Claimed::Full { limit: 3, usage: 3, until_ms: Some(1009) });
     assert!(matches!(claim(&mut retries, "a", 1009), Claimed::Run(_)));
@@ -98,17 +101,17 @@ fn inv7_keys_end_at_their_bounds_and_none_is_forgotten_before_its_time() {
 fn inv7_records_end_at_their_bytes_and_their_keys_stay() {
     let (mut retries, a) = (Retries::new(Bounds { record_bytes_max: 10, ..BOUNDS }), client("a"));
     let ids: Vec<RunId> = ["k1", "k2", "k3"].iter().map(|key| begin(&mut retries, "a", key, 0)).collect();
-    retries.finished(ids[0], record("12345"), 1);
-    retries.finished(ids[1], record("12345"), 2);
+    retries.finished(ids[0], record("12345"), 5, 1);
+    retries.finished(ids[1], record("12345"), 5, 2);
     assert_eq!((retries.runs.len(), retries.record_bytes), (3, 10));
-    retries.finished(ids[2], record("1"), 3);
+    retries.finished(ids[2], record("1"), 1, 3);
     assert_eq!((retries.runs.len(), retries.record_bytes), (3, 6));
     assert_eq!(retries.claim(&a, "k1", &"params", 1, 3), Claimed::RecordGone);
     assert_eq!(retries.claim(&a, "k2", &"params", 1, 3), Claimed::Record(record("12345")));
     // One that fits nowhere drives out nobody; who waits for it has it.
     let large = begin(&mut retries, "a", "k4", 3);
     retries.claim(&a, "k4", &"params", 9, 3);
-    assert_eq!(retries.finished(large, record("12345678901"), 4), [0, 9]);
+    assert_eq!(retries.finished(large, record("12345678901"), 11, 4), [0, 9]);
     assert_eq!((retries.runs.len(), retries.record_bytes), (4, 6));
     assert_eq!(retries.claim(&a, "k4", &"params", 1, 4), Claimed::RecordGone);
     retries.reconfigure(Bounds { record_bytes_max: 5, ..BOUNDS }, 4);
@@ -122,7 +125,7 @@ fn without_a_window_a_key_lives_as_long_as_its_run() {
     let mut retries = Retries::new(Bounds { window_ms: 0, ..BOUNDS });
     let id = begin(&mut retries, "a", "k", 0);
     assert_eq!(retries.claim(&client("a"), "k", &"params", 1, 0), Claimed::Waits(id));
-    assert_eq!(retries.finished(id, record("done"), 0), [0, 1]);
+    assert_eq!(retries.finished(id, record("done"), 4, 0), [0, 1]);
     assert!(is_empty(&retries));
 }
 
@@ -135,7 +138,7 @@ fn the_same_params_are_the_same_however_they_are_written() {
         };
     let written = r#"{"cmd":"a","env":{"A":"1","B":"2"},"limits":{"nofile":9,"cpu_sec":2},"timeout_s":2}"#;
     let first: RunParams = parsed(written);
-    let mut retries = Retries::new(BOUNDS);
+    let mut retries = Retries::<(), Arc<[u8]>>::new(BOUNDS);
     let Claimed::Run(id) = retries.claim(&client("a"), "k", &first, (), 0) else { panic!() };
     for same in [
         r#"{"timeout_s":2.0,"limits":{"cpu_sec":2e0,"nofile":9},"env":{"B":"2","A":"1"},"cmd":"a"}"#,
@@ -172,7 +175,13 @@ struct Reference {
 }
 
 impl Reference {
-    fn claim(&mut self, client: &ClientName, key: &'static str, params: u64, waiter: u32) -> Result<Claimed, ()> {
+    fn claim(
+        &mut self,
+        client: &ClientName,
+        key: &'static str,
+        params: u64,
+        waiter: u32,
+    ) -> Result<Claimed<Arc<[u8]>>, ()> {
         let Some(run) = self.runs.iter_mut().find(|run| run.client == *client && run.key == key) else {
             let of_client: Vec<&Known> = self.runs.iter().filter(|run| run.client == *client).collect();
             let all: Vec<&Known> = self.runs.iter().collect();
@@ -261,7 +270,7 @@ fn agrees_with_a_simple_reference() {
                     let record: Arc<[u8]> = vec![7; seeded.below(25) as usize].into();
                     let expected = reference.finish(some_run, record.clone(), now);
                     if running.contains(&some_run) {
-                        assert_eq!(retries.finished(some_run, record, now), expected, "{place}");
+                        assert_eq!(retries.finished(some_run, record.clone(), record.len(), now), expected, "{place}");
                     }
                 }
                 8 => {
@@ -298,7 +307,7 @@ fn agrees_with_a_simple_reference() {
     assert!(seen.iter().all(|count| *count > 500), "{seen:?}");
 }
 
-fn kind(claimed: &Claimed) -> usize {
+fn kind(claimed: &Claimed<Arc<[u8]>>) -> usize {
     match claimed {
         Claimed::Run(_) => 0,
         Claimed::Waits(_) => 1,

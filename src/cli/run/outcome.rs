@@ -21,7 +21,7 @@ const NOT_FOUND: i32 = 127;
 const SIGNALED: i32 = 128;
 
 /// The exit code that a shell would see, had it run the command itself.
-pub(super) fn code_of(record: &Record) -> i32 {
+pub(in crate::cli) fn code_of(record: &Record) -> i32 {
     match record.status {
         Status::Exited => record.exit_code.unwrap_or(OURS_FAILED),
         Status::TimedOut => TIMED_OUT,
@@ -56,7 +56,7 @@ fn number_of(name: &str) -> Option<i32> {
 }
 
 /// The exit code when there is no record: the command never ran, or is gone with the runtime.
-pub(super) fn code_of_error(error: &ClientError) -> i32 {
+pub(in crate::cli) fn code_of_error(error: &ClientError) -> i32 {
     #[derive(Deserialize)]
     struct SpawnFailed {
         stage: String,

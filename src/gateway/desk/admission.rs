@@ -218,6 +218,7 @@ impl Desk {
     /// A session is no more; the connection that owned it, if one did.
     pub fn session_gone(&mut self, session: SessionId, idle: bool) -> Option<Token> {
         let entry = self.sessions.remove(&session)?;
+        self.execs.session_gone(session);
         self.slots.release_session(entry.place);
         self.ledger.release(entry.claim);
         if entry.counted {
@@ -238,6 +239,7 @@ impl Desk {
 
     pub fn command_gone(&mut self, exec: ExecId, session: SessionId, end: CommandEnd) {
         let Some(slot) = self.commands.remove(&exec) else { return };
+        self.exec_gone(exec, session, end);
         self.slots.release_command();
         self.ledger.release(slot.claim);
         if let Some(entry) = self.sessions.get_mut(&session) {

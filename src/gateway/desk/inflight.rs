@@ -1,11 +1,11 @@
 //! The requests in flight: who works for each, and where its answer belongs.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 
 use super::Desk;
+use super::execs::Heard;
 use super::pace::Held;
 use crate::admission::queue::Ticket;
 use crate::admission::retry::RunId;
@@ -40,30 +40,18 @@ pub(super) enum Work {
     Keyed(RunId),
     /// Its answer is known, or comes when something is saved.
     Settled,
-    /// Its answer is a record that is kept, and told up to here.
-    Record {
-        record: Arc<[u8]>,
-        at: usize,
-    },
     /// Workers that have not sent their fragment, and what the others sent.
     Gather {
+        /// The field that they stand in.
+        of: &'static str,
         missing: usize,
         parts: Vec<u8>,
     },
 }
 
-/// Of a record, told at once.
-pub const PIECE_BYTES: usize = 64 * 1024;
-
 /// An answer that is known, to a request that had to wait for it.
 pub enum Settled {
     Body(Vec<u8>),
-    Record(Arc<[u8]>),
-    /// The next piece of a record.
-    Piece {
-        body: Vec<u8>,
-        more: bool,
-    },
     Refused(Fault),
 }
 
@@ -101,6 +89,11 @@ impl Desk {
         let pending = self.requests.get_mut(&request)?;
         let (token, place) = (pending.token, pending.place);
         let id = pending.id.take();
+        if let Work::Command { exec, worker } = pending.work
+            && !more
+        {
+            self.execs.may_stream(request, Heard { token, exec, worker }, self.commands.contains_key(&exec));
+        }
         if !more {
             self.requests.remove(&request);
         } else if id.is_none() {
@@ -121,12 +114,12 @@ impl Desk {
 
     /// Whose stream it is, and the worker that waits for it to be taken.
     pub fn stream_of(&self, request: RequestId) -> Option<(Token, usize)> {
-        let pending = self.requests.get(&request)?;
+        let Some(pending) = self.requests.get(&request) else { return self.execs.stream_of(request) };
         match (&pending.work, self.keyed.work(request)) {
             (Work::Command { worker, .. }, _) | (Work::Keyed(_), Some(Work::Command { worker, .. })) => {
                 Some((pending.token, *worker))
             }
-            _ => None,
+            _ => self.execs.stream_of(request),
         }
     }
 
@@ -143,32 +136,9 @@ impl Desk {
         self.settled.pop_front()
     }
 
-    /// Tells a record piece by piece: this is the first; whether there is more.
-    pub fn begin_record(&mut self, request: RequestId, record: &Arc<[u8]>) -> bool {
-        let more = record.len() > PIECE_BYTES;
-        if let (true, Some(pending)) = (more, self.requests.get_mut(&request)) {
-            pending.work = Work::Record { record: record.clone(), at: PIECE_BYTES };
-        }
-        more
-    }
-
-    /// The socket has taken the last piece of an answer or a stream: whoever makes it may send the next.
-    pub fn go_on(&mut self, (worker, request): Source) {
-        match self.requests.get_mut(&request).map(|pending| &mut pending.work) {
-            Some(Work::Record { record, at }) => {
-                let end = record.len().min(*at + PIECE_BYTES);
-                let body = record[*at..end].to_vec();
-                *at = end;
-                let more = end < record.len();
-                self.settled.push_back((request, Settled::Piece { body, more }));
-            }
-            _ => self.tell_worker(worker, ToWorker::More { request }),
-        }
-    }
-
     /// A worker's share of an answer; the whole, when it was the last.
     pub fn gathered(&mut self, request: RequestId, body: &[u8]) -> Option<Vec<u8>> {
-        let Work::Gather { missing, parts } = &mut self.requests.get_mut(&request)?.work else { return None };
+        let Work::Gather { of, missing, parts } = &mut self.requests.get_mut(&request)?.work else { return None };
         if !body.is_empty() {
             if !parts.is_empty() {
                 parts.push(b',');
@@ -179,7 +149,7 @@ impl Desk {
         if *missing > 0 {
             return None;
         }
-        let mut whole = b"\"result\":{\"sessions\":[".to_vec();
+        let mut whole = format!("\"result\":{{\"{of}\":[").into_bytes();
         whole.append(parts);
         whole.extend_from_slice(b"]}");
         Some(whole)

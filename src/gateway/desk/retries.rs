@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::execs::Heard;
 use super::inflight::Work;
 use super::{Asked, Decision, Desk, Settled};
 use crate::admission::retry::{Bounds, Claimed, Retries, RunId};
@@ -12,15 +13,18 @@ use crate::ids::RequestId;
 use crate::message::ToWorker;
 use crate::protocol::fault::Fault;
 use crate::protocol::request::Run;
+use crate::worker::Told;
 
 /// Keys of one client, and of all; a finished one takes some 250 bytes beside its record.
 const KEYS_PER_CLIENT_MAX: usize = 16 * 1024;
 const KEYS_MAX: usize = 4 * KEYS_PER_CLIENT_MAX;
 
-/// Records may take a quarter of all buffers, and the largest one always has room.
+/// Records may take a quarter of all buffers, or the largest one may be kept; but never more than half of them, for
+/// commands need the rest.
 pub(super) fn bounds(config: &Config) -> Bounds {
     let commands = &config.commands;
     let record_bytes_max = (commands.max_buffer_bytes / 4).max(3 * commands.max_output_bytes + 64 * 1024);
+    let record_bytes_max = record_bytes_max.min(commands.max_buffer_bytes / 2);
     Bounds {
         window_ms: (commands.key_window_s * 1000.0) as u64,
         keys_max: KEYS_MAX,
@@ -31,7 +35,7 @@ pub(super) fn bounds(config: &Config) -> Bounds {
 
 /// Keys, and the commands that run for them.
 pub(super) struct Keyed {
-    pub retries: Retries<RequestId>,
+    pub retries: Retries<RequestId, Arc<Told>>,
     /// By the request that the command was started for, which may be gone.
     runners: HashMap<RequestId, Runner>,
     requests: HashMap<RunId, RequestId>,
@@ -83,9 +87,10 @@ impl Desk {
         match self.keyed.retries.claim(&asked.peer.client, key, &*run, asked.request, now) {
             Claimed::Run(id) => self.run_first(asked, run, id),
             Claimed::Waits(id) => Ok(Decision::Later(Work::Keyed(id))),
-            Claimed::Record(record) => {
-                self.settled.push_back((asked.request, Settled::Record(record)));
-                Ok(Decision::Later(Work::Settled))
+            Claimed::Record(told) => {
+                let worker = self.worker_for(asked.request);
+                self.tell_worker(worker, ToWorker::Tell { request: asked.request, told });
+                Ok(Decision::Later(Work::Worker(worker)))
             }
             Claimed::RecordGone => Err(Fault::record_gone()),
             Claimed::OtherParams => Err(Fault::field("key", "was used for a command with other params")),
@@ -143,14 +148,28 @@ impl Desk {
         }
     }
 
-    /// The record of a command with a key is there, for all who wait for it.
-    pub fn kept(&mut self, request: RequestId, body: Vec<u8>) {
+    /// The record of a command with a key is there, for all who wait for it. Workers encode it for each, piece by
+    /// piece as its socket takes it.
+    pub fn kept(&mut self, request: RequestId, told: &Arc<Told>) {
         let Some(runner) = self.keyed.remove(request) else { return };
-        let record: Arc<[u8]> = body.into();
-        let now = self.now_ms();
-        for waiter in self.keyed.retries.finished(runner.run, record.clone(), now) {
-            self.settle(waiter, Settled::Record(record.clone()));
+        if let (Some(pending), Work::Command { exec, worker }) = (self.requests.get(&request), runner.work) {
+            // Where it goes on by itself, so does its stream.
+            let heard = Heard { token: pending.token, exec, worker };
+            self.execs.may_stream(request, heard, self.commands.contains_key(&exec));
         }
+        let now = self.now_ms();
+        for waiter in self.keyed.retries.finished(runner.run, told.clone(), told.bytes(), now) {
+            let worker = self.worker_for(waiter);
+            if let Some(pending) = self.requests.get_mut(&waiter) {
+                pending.work = Work::Worker(worker);
+                self.tell_worker(worker, ToWorker::Tell { request: waiter, told: told.clone() });
+            }
+        }
+    }
+
+    /// Any worker can tell a record again; they take turns.
+    fn worker_for(&self, request: RequestId) -> usize {
+        (request.0 % self.workers.len() as u64) as usize
     }
 
     /// A request that was taken in is refused after all, and with it all who wait for the same command.

@@ -2,7 +2,7 @@
 
 use mio::Token;
 
-use crate::ids::ExecId;
+use crate::ids::{ExecId, RequestId};
 
 /// What a command is reminded of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,9 +22,14 @@ pub enum Due {
     Rearm(Pipe),
     /// The outputs are looked at for the first time.
     Listen,
+    /// A request has waited for it long enough.
+    Waited(RequestId),
+    /// It has ended, and is kept no longer.
+    Forget,
 }
 
 impl Due {
+    /// Those of a command that is there.
     pub const ALL: [Due; 11] = [
         Due::Timeout,
         Due::Stall,

@@ -20,7 +20,7 @@ impl Command {
     pub fn ask(&mut self, verdict: Verdict, tools: &mut Tools) {
         let grace = match verdict {
             // A client's grace may be an hour; the daemon's end is not to wait for that.
-            Verdict::Shutdown => self.grace.min(Duration::from_millis(tools.setup.config.commands.kill_grace_ms)),
+            Verdict::Shutdown => self.hang_up_grace(tools),
             _ => self.grace,
         };
         if grace.is_zero() {
@@ -28,14 +28,28 @@ impl Command {
         }
         match (self.phase, &self.child) {
             (Phase::Running, Some(child)) => {
-                self.verdict.get_or_insert(verdict);
                 child.signal_group(Signal::SIGTERM);
-                self.phase = Phase::Asked;
-                self.remind(Instant::now() + grace, Due::Kill, tools);
+                self.asked(verdict, Instant::now() + grace, tools);
             }
             (Phase::Launching, _) => self.kill(verdict, tools),
             _ => {}
         }
+    }
+
+    /// It was told to leave; what is still there then is killed.
+    pub fn asked(&mut self, verdict: Verdict, until: Instant, tools: &mut Tools) {
+        self.verdict.get_or_insert(verdict);
+        self.phase = Phase::Asked;
+        self.remind(until, Due::Kill, tools);
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
+    /// Nobody waits longer for one whose client is gone than the daemon would.
+    pub fn hang_up_grace(&self, tools: &Tools) -> Duration {
+        self.grace.min(Duration::from_millis(tools.setup.config.commands.kill_grace_ms))
     }
 
     /// Ends it by SIGKILL.
@@ -85,7 +99,7 @@ impl Command {
         let now = Instant::now();
         self.phase = Phase::Ended;
         self.ended_at = Some(now);
-        self.input = None;
+        (self.input, self.terminal) = (None, None);
         let drain = Duration::from_millis(tools.setup.config.commands.drain_ms);
         self.remind(now + drain, Due::Drained, tools);
         self.give_up_after(now, tools);
