@@ -21,7 +21,8 @@
 //!
 //! Plain threads are the actors. Each owns its state alone, has one mailbox and one place where it blocks; what they
 //! know of each other is messages (`message`), and no lock stands on a path that a request takes, but for one that is
-//! never contended while nothing hangs (`worker::relief`).
+//! never contended while nothing hangs (`worker::relief`). One thing is counted by several: the memory that is held for
+//! clients, in atomics (`admission::buffers`).
 //!
 //! ```text
 //!   guard process             holds the lifeline; forwards signals; kills what a dead runtime leaves
@@ -30,7 +31,7 @@
 //!                                   gateway ◀─ToGateway── worker-k
 //!          signals ═══════════════▶ reaper ── orders: close what idles, reload, end all ──▶ gateway, workers
 //!                                   relief ── goes on in place of a worker whose start of a command hangs
-//!                                   errand-k ◀── what may block in a file system ── workers, reaper
+//!                                   errand-k ◀── what may block in a file system ── gateway, workers, reaper
 //!          every thread ─counters─▶ stats          every thread ─lines─▶ log
 //! ```
 //!
@@ -38,10 +39,10 @@
 //! | --- | --- | --- |
 //! | guard (a process of its own) | `sigwait` | the runtime's process, and whatever it leaves behind |
 //! | `reaper`, on the runtime's main thread | its poll: signals, mailbox, next sweep | adopted orphans, idle expiry, the order of shutdown and reload |
-//! | `gateway` | its poll: listeners, connections, mailbox | connections, framing, admission, requests in flight |
+//! | `gateway` | its poll: listeners, connections, mailbox | connections, framing, requests in flight; admission: sessions and slots, quotas, rate, queue, retry keys |
 //! | `worker-k` | its poll: pipes and pidfds of its children, mailbox, next deadline | its sessions and their commands, from the start to the reap |
 //! | `relief` | a channel, with a tick while a command is being started | the state of a worker that is starting a command |
-//! | `errand-k` | reading its queue | trials of a working directory, walks of /proc, removal of workspaces, reading the configuration again |
+//! | `errand-k` | reading its queue | trials of a working directory, walks of /proc, removal of workspaces, reading the configuration again, saving limits |
 //! | `stats` | a channel | counters, histograms, samples of /proc |
 //! | `log` | a channel | stderr |
 //!
@@ -62,7 +63,7 @@
 //!    logged, and what has to wait (SIGTERM, grace, SIGKILL) waits as a deadline in the state.
 //! 7. Whatever a client can make grow, be it a queue, line, ring, list or map, ends at a number of the configuration.
 //! 8. "Full" and "gone" are two answers, and both give the message back.
-//! 9. A claim (a slot, a session's place, memory of the rings) is taken before its effect and given back exactly once.
+//! 9. A claim (a slot, a session's place, a quota, memory) is taken before its effect and given back exactly once.
 //! 10. Mailboxes push, then wake unless somebody has; the owner disarms before it drains and arms itself again when it
 //!     stops early. No message is left lying.
 //! 11. No id is used twice in a process's life. One that is unknown belongs to an event that came late, and is ignored.

@@ -52,8 +52,8 @@ pub enum Claimed<R> {
     Full { limit: usize, usage: usize, until_ms: Option<u64> },
 }
 
-/// All keys of all clients, with records `R`. A waiter `W` is whatever its request needs to be answered. How many wait has no bound here:
-/// each is a request in flight of some connection, and those are bounded.
+/// All keys of all clients, with records `R`. A waiter `W` is whatever its request needs to be answered. How many wait
+/// has no bound here: each is a request in flight of some connection, and those are bounded.
 #[derive(Debug)]
 pub struct Retries<W, R> {
     bounds: Bounds,

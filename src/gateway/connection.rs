@@ -1,109 +1,21 @@
 //! One connection: its socket, its framing, what it has asked and what it is owed.
 
-use std::collections::HashMap;
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
-use nix::sys::socket::{getsockopt, sockopt};
-
-use super::READ_BYTES;
-use super::desk::{Answered, Desk};
+use super::book::{Answered, Book, Member};
 use super::holding::{Holding, UNSENT_WHILE_SHORT};
-use super::outbox::{Outbox, Part, Source as PieceSource};
+use super::outbox::{Outbox, Source};
+use super::socket::{Peer, Socket};
+use crate::admission::buffers::Account;
 use crate::config::Connections;
-use crate::ids::{ClientName, RequestId, SessionId};
-use crate::message::ToWorker;
+use crate::protocol::answer;
 use crate::protocol::frame::Framer;
 
-#[derive(Debug)]
-pub enum Socket {
-    Tcp(mio::net::TcpStream),
-    Unix(mio::net::UnixStream),
-}
-
-impl Socket {
-    pub fn shutdown_write(&self) {
-        // A peer that is gone already is closed enough.
-        let _ = match self {
-            Socket::Tcp(stream) => stream.shutdown(Shutdown::Write),
-            Socket::Unix(stream) => stream.shutdown(Shutdown::Write),
-        };
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.read(into),
-            Socket::Unix(stream) => stream.read(into),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Socket::Tcp(stream) => stream.write(bytes),
-            Socket::Unix(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Source for Socket {
-    fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        match self {
-            Socket::Tcp(stream) => stream.register(registry, token, interest),
-            Socket::Unix(stream) => stream.register(registry, token, interest),
-        }
-    }
-
-    fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        match self {
-            Socket::Tcp(stream) => stream.reregister(registry, token, interest),
-            Socket::Unix(stream) => stream.reregister(registry, token, interest),
-        }
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        match self {
-            Socket::Tcp(stream) => stream.deregister(registry),
-            Socket::Unix(stream) => stream.deregister(registry),
-        }
-    }
-}
-
-/// Who is on the other side.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    pub client: ClientName,
-    pub admin: bool,
-}
-
-impl Peer {
-    /// The uid at the time of the connect; root and our own uid are admins.
-    pub fn of_unix(stream: &impl AsFd) -> Peer {
-        match getsockopt(stream, sockopt::PeerCredentials) {
-            Ok(peer) => {
-                let own = nix::unistd::Uid::effective().as_raw();
-                Peer { client: format!("uid:{}", peer.uid()).into(), admin: peer.uid() == 0 || peer.uid() == own }
-            }
-            Err(_) => Peer { client: "uid:unknown".into(), admin: false },
-        }
-    }
-
-    pub fn of_tcp(address: std::net::IpAddr) -> Peer {
-        Peer { client: format!("ip:{}", address.to_canonical()).into(), admin: false }
-    }
-}
+/// Read at once.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Reads in a turn of a connection that is not listened to any more.
+const DISCARDS_A_TURN: usize = 16;
 
 /// What came of looking for more bytes.
 #[derive(Debug, PartialEq, Eq)]
@@ -150,11 +62,10 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(socket: Socket, peer: Peer, desk: &mut Desk) -> Self {
-        let account = desk.account(&peer.client);
-        let config = &desk.config().connections;
+    /// `client` is its client's account, below that of the `daemon`.
+    pub fn new(socket: Socket, peer: Peer, daemon: &Account, client: &Account, config: &Connections) -> Self {
         Connection {
-            holding: Holding::new(desk.buffers(), &account, config.max_line_bytes, READ_BYTES),
+            holding: Holding::new(daemon, client, config.max_line_bytes, READ_BYTES),
             more_lines: false,
             socket,
             peer,
@@ -220,10 +131,6 @@ impl Connection {
         may_read || (self.more_lines && self.may_take_request())
     }
 
-    pub fn socket_read(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(scratch)
-    }
-
     /// Reads once into the framer.
     pub fn read(&mut self, scratch: &mut [u8], now: Instant) -> ReadTurn {
         if self.read_closed {
@@ -265,6 +172,20 @@ impl Connection {
         }
     }
 
+    /// Drops what still comes, so much in a turn: whoever sends without end holds up nobody.
+    pub fn discard(&mut self, scratch: &mut [u8]) -> ReadTurn {
+        for _ in 0..DISCARDS_A_TURN {
+            match self.socket.read(scratch) {
+                Ok(0) => return ReadTurn::Closed,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return ReadTurn::None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return ReadTurn::Failed,
+            }
+        }
+        ReadTurn::Some
+    }
+
     /// Counts what it holds after a turn.
     pub fn settle(&mut self) {
         if !self.wants_turn() {
@@ -284,15 +205,13 @@ impl Connection {
         }
     }
 
-    /// Writes what the socket takes; sources of answers are asked for more.
-    pub fn outbox_write(&mut self, desk: &mut Desk, now: Instant) -> io::Result<()> {
+    /// Writes what the socket takes; `go_on` asks a source of answers for more.
+    pub fn write(&mut self, now: Instant, go_on: impl FnMut(Source)) -> io::Result<()> {
         if self.linger_until.is_some() || !self.writable || self.outbox.is_empty() {
             return Ok(());
         }
         let before = self.outbox.unsent();
-        self.writable = self.outbox.write(&mut self.socket, |(worker, request)| {
-            desk.tell_worker(worker, ToWorker::More { request });
-        })?;
+        self.writable = self.outbox.write(&mut self.socket, go_on)?;
         let after = self.outbox.unsent();
         if after == 0 {
             self.stalled_since = None;
@@ -332,147 +251,57 @@ impl Connection {
         self.book.answered(request, more);
         let bytes = id.map(|id| {
             let mut bytes = Vec::with_capacity(body.len() + id.len() + 32);
-            bytes.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
-            bytes.extend_from_slice(id.as_bytes());
-            bytes.push(b',');
+            answer::begin(&id, &mut bytes);
             bytes.extend_from_slice(body);
             if !more {
                 bytes.push(b'}');
             }
             bytes
         });
-        let Some((batch, slot)) = place else {
-            let Some(mut bytes) = bytes else { return };
-            if more {
-                self.outbox.line(bytes);
-                self.outbox.pull(source);
-                self.outbox.line(b"}\n".to_vec());
-            } else {
-                bytes.push(b'\n');
-                self.outbox.line(bytes);
+        if let Some(place) = place {
+            self.book.fill(
+                place,
+                match bytes {
+                    None => Member::Silent,
+                    Some(bytes) if more => Member::Open(bytes, source),
+                    Some(bytes) => Member::Whole(bytes),
+                },
+            );
+            if let Some(parts) = self.book.finished_batch(place.batch) {
+                self.outbox.batch(parts);
             }
             return;
-        };
-        let filled = match bytes {
-            None => Slot::Silent,
-            Some(bytes) if more => Slot::Open(bytes, source),
-            Some(bytes) => Slot::Whole(bytes),
-        };
-        self.book.fill(batch, slot, filled);
-        if let Some(parts) = self.book.finished_batch(batch) {
-            self.outbox.batch(parts);
         }
-    }
-}
-
-/// What a connection has asked and not been answered, and the sessions that live as long as it does.
-#[derive(Debug, Default)]
-pub struct Book {
-    pub inflight: usize,
-    open: Vec<Open>,
-    batches: HashMap<u64, Vec<Slot>>,
-    /// Of the answers that stand in them.
-    pub batched_bytes: usize,
-    next_batch: u64,
-    pub sessions: Vec<SessionId>,
-    /// Statistics are sent this often.
-    pub subscription: Option<Duration>,
-}
-
-#[derive(Debug)]
-struct Open {
-    request: RequestId,
-    /// The id in a form in which equal ones are equal; none for a notification and for null.
-    key: Option<Arc<str>>,
-    /// Its answer is on its way, and not complete.
-    answered: bool,
-}
-
-/// A place in the answer to a batch.
-#[derive(Debug)]
-pub enum Slot {
-    Empty,
-    /// Of a notification: it does not stand in the answer.
-    Silent,
-    Whole(Vec<u8>),
-    /// Its beginning; the rest comes from its source.
-    Open(Vec<u8>, PieceSource),
-}
-
-impl Slot {
-    fn bytes(&self) -> usize {
-        match self {
-            Slot::Empty | Slot::Silent => 0,
-            Slot::Whole(bytes) | Slot::Open(bytes, _) => bytes.len(),
-        }
-    }
-}
-
-impl Book {
-    pub fn has_key(&self, key: &str) -> bool {
-        self.open.iter().any(|open| !open.answered && open.key.as_deref() == Some(key))
-    }
-
-    pub fn asked(&mut self, request: RequestId, key: Option<Arc<str>>) {
-        self.inflight += 1;
-        self.open.push(Open { request, key, answered: false });
-    }
-
-    fn answered(&mut self, request: RequestId, more: bool) {
-        let Some(at) = self.open.iter().position(|open| open.request == request) else { return };
-        self.inflight -= 1;
+        let Some(mut bytes) = bytes else { return };
         if more {
-            self.open[at].answered = true;
+            self.outbox.line(bytes);
+            self.outbox.pull(source);
+            self.outbox.line(b"}\n".to_vec());
         } else {
-            self.open.swap_remove(at);
+            bytes.push(b'\n');
+            self.outbox.line(bytes);
         }
     }
+}
 
-    /// The last piece of an answer has come.
-    pub fn delivered(&mut self, request: RequestId) {
-        self.open.retain(|open| open.request != request);
-    }
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
 
-    pub fn requests(&self) -> impl Iterator<Item = RequestId> {
-        self.open.iter().map(|open| open.request)
-    }
+    use super::*;
 
-    pub fn begin_batch(&mut self, members: usize) -> u64 {
-        self.next_batch += 1;
-        self.batches.insert(self.next_batch, (0..members).map(|_| Slot::Empty).collect());
-        self.next_batch
-    }
-
-    pub fn fill(&mut self, batch: u64, slot: usize, with: Slot) {
-        if let Some(place) = self.batches.get_mut(&batch).and_then(|slots| slots.get_mut(slot)) {
-            self.batched_bytes += with.bytes();
-            *place = with;
-        }
-    }
-
-    /// The parts of a batch's answer, once every member has its own; nothing at all for notifications alone.
-    pub fn finished_batch(&mut self, batch: u64) -> Option<Vec<Part>> {
-        if self.batches.get(&batch)?.iter().any(|slot| matches!(slot, Slot::Empty)) {
-            return None;
-        }
-        let mut parts = Vec::new();
-        for slot in self.batches.remove(&batch)? {
-            self.batched_bytes -= slot.bytes();
-            let (bytes, source) = match slot {
-                Slot::Empty | Slot::Silent => continue,
-                Slot::Whole(bytes) => (bytes, None),
-                Slot::Open(bytes, source) => (bytes, Some(source)),
-            };
-            parts.push(Part::Bytes(if parts.is_empty() { b"[".to_vec() } else { b",".to_vec() }));
-            parts.push(Part::Bytes(bytes));
-            if let Some(source) = source {
-                parts.push(Part::Pull(source));
-                parts.push(Part::Bytes(b"}".to_vec()));
-            }
-        }
-        if !parts.is_empty() {
-            parts.push(Part::Bytes(b"]\n".to_vec()));
-        }
-        Some(parts)
+    #[test]
+    fn inv6_a_flood_that_is_dropped_is_dropped_turn_by_turn() {
+        let account = Account::of_daemon(1 << 20);
+        let (ours, mut theirs) = mio::net::UnixStream::pair().unwrap();
+        let peer = Peer::of_unix(&ours);
+        let config = crate::Config::default().connections;
+        let mut connection = Connection::new(Socket::Unix(ours), peer, &account, &account, &config);
+        let mut scratch = [0; 10];
+        theirs.write_all(&[b'x'; 10 * DISCARDS_A_TURN + 1]).unwrap();
+        assert_eq!(connection.discard(&mut scratch), ReadTurn::Some);
+        assert_eq!(connection.discard(&mut scratch), ReadTurn::None);
+        drop(theirs);
+        assert_eq!(connection.discard(&mut scratch), ReadTurn::Closed);
     }
 }

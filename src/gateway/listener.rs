@@ -1,6 +1,6 @@
 //! The listeners: one TCP port, one Unix socket. Accepting pauses by a timer when the system has no room.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +11,10 @@ use mio::{Interest, Registry, Token};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::{Mode, umask};
 
-use super::connection::{Peer, Socket};
+use super::socket::{Peer, Socket};
 use crate::config::Config;
+use crate::protocol::answer;
+use crate::protocol::fault::Fault;
 
 const TCP: Token = Token(usize::MAX - 1);
 const UNIX: Token = Token(usize::MAX - 2);
@@ -154,6 +156,23 @@ impl Listeners {
             }
         }
         None
+    }
+}
+
+/// One line, and the end: there is no room for the connection.
+pub fn turn_away(mut socket: Socket, fault: &Fault) {
+    let mut line = Vec::new();
+    answer::whole("null", &mut line, |line| fault.encode(line));
+    line.push(b'\n');
+    // What it has sent already is taken first: closing with unread bytes would reset the connection, and the line with
+    // it. A new connection's buffer is empty, so the line fits.
+    let mut sent = [0; 4096];
+    let _ = socket.write(&line);
+    socket.shutdown_write();
+    for _ in 0..16 {
+        if !matches!(socket.read(&mut sent), Ok(1..)) {
+            break;
+        }
     }
 }
 

@@ -55,8 +55,20 @@ impl Outbox {
         self.unsent - self.shared
     }
 
-    /// Room at the end for small answers; what is appended must be told by [`Outbox::appended`].
-    pub fn tail(&mut self) -> &mut Vec<u8> {
+    /// A small answer, written in its place; its line's end follows, unless nothing was written.
+    pub fn small_line(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let tail = self.tail();
+        let before = tail.len();
+        write(tail);
+        if tail.len() > before {
+            tail.push(b'\n');
+        }
+        let written = tail.len() - before;
+        self.unsent += written;
+    }
+
+    /// Room at the end for what is small.
+    fn tail(&mut self) -> &mut Vec<u8> {
         let fits = matches!(self.items.back(), Some(Item::Bytes { bytes }) if bytes.len() < COALESCE_BYTES);
         if !fits {
             self.items.push_back(Item::Bytes { bytes: Vec::new() });
@@ -65,11 +77,6 @@ impl Outbox {
             Some(Item::Bytes { bytes }) => bytes,
             Some(Item::Stream { .. } | Item::Pull { .. }) | None => unreachable!("the last item was just looked at"),
         }
-    }
-
-    /// So many bytes were appended to [`Outbox::tail`].
-    pub fn appended(&mut self, bytes: usize) {
-        self.unsent += bytes;
     }
 
     /// A line, or a part of one.

@@ -1,8 +1,8 @@
 //! Runs on `errand-k`: what may block for as long as a file system or a hostile process likes. Reading /proc of a tree,
-//! removing directories, trying whether a directory can be used, reading the configuration again.
+//! removing directories, trying whether a directory can be used, reading the configuration again, saving limits.
 //!
-//! A worker never waits for any of it: it hands a task over and gets the outcome as a message. A thread that hangs is
-//! joined by another, up to a bound.
+//! Nobody waits for any of it: workers, reaper and gateway hand a task over and get the outcome as a message. A thread
+//! that hangs is joined by another, up to a bound.
 
 use std::fs::File;
 use std::io::{Read, Write};

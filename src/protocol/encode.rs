@@ -82,6 +82,16 @@ impl<'a> Object<'a> {
         self.key(key).extend_from_slice(json);
     }
 
+    /// Members that are JSON already, with the commas between them.
+    pub fn members(&mut self, json: &[u8]) {
+        if !json.is_empty() {
+            if !std::mem::take(&mut self.first) {
+                self.out.push(b',');
+            }
+            self.out.extend_from_slice(json);
+        }
+    }
+
     pub fn object(&mut self, key: &str) -> Object<'_> {
         Object::begin(self.key(key))
     }

@@ -1,9 +1,11 @@
 //! From a line to requests whose params are not looked at yet. Pure.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::encode;
 use super::fault::{Fault, Reason};
 use super::json::{self, MembersError};
 
@@ -134,6 +136,21 @@ fn valid_id(raw: &RawValue) -> Option<&str> {
     valid.then_some(text)
 }
 
+/// An id in a form in which equal ones are equal; null is nobody's.
+pub fn plain_id(id: &str) -> Option<Arc<str>> {
+    match id.as_bytes().first()? {
+        b'n' => None,
+        b'"' if id.contains('\\') => {
+            let raw: &RawValue = serde_json::from_str(id).ok()?;
+            let mut plain = Vec::new();
+            encode::string(&mut plain, &json::text(raw)?);
+            String::from_utf8(plain).ok().map(Arc::from)
+        }
+        b'"' => Some(Arc::from(id)),
+        _ => Some(Arc::from(id.parse::<i64>().ok()?.to_string())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +215,16 @@ mod tests {
         assert_eq!(batch("[]"), Err(Reason::InvalidRequest));
         assert_eq!(batch("[1,2,3]"), Err(Reason::InvalidRequest));
         assert_eq!(batch("[1,2"), Err(Reason::ParseError));
+    }
+
+    #[test]
+    fn an_id_is_the_same_however_it_is_written() {
+        for (one, other) in
+            [(r#""a\u0062""#, r#""ab""#), (r#""\/""#, r#""/""#), (r#""\n""#, r#""\u000a""#), ("-0", "0")]
+        {
+            assert_eq!(plain_id(one), plain_id(other), "{one} {other}");
+        }
+        assert_ne!(plain_id("1"), plain_id("\"1\""));
+        assert_eq!(plain_id("null"), None);
     }
 }

@@ -1,7 +1,5 @@
 //! The errors of the protocol. Pure.
 
-#![allow(dead_code)]
-
 use super::encode::Object;
 
 /// Why a request was refused; the names and codes stand in the protocol's table.

@@ -1,5 +1,6 @@
 //! The wire protocol: framing, requests, errors, encoding. Pure: bytes and values in, values and bytes out.
 
+pub mod answer;
 pub mod budget;
 pub mod encode;
 pub mod envelope;

@@ -199,6 +199,8 @@ impl Worker {
             return self.answer(command.session, ToGateway::Kept { request: command.request, told });
         }
         if !std::mem::take(&mut command.wanted) {
+            // Nobody is answered, and yet somebody may wait for the slot.
+            self.tools.gateway.wake();
             return;
         }
         if command.background {

@@ -249,3 +249,51 @@ fn inv9_keys_hold_no_claim() {
     stand(&daemon, &mut client, json!({}));
     client.ok("exec.run", json!({"key": "k3", "cmd": "true", "queue_ms": 60_000}));
 }
+
+#[test]
+fn two_members_of_a_batch_with_one_key_are_one_run() {
+    let daemon = Daemon::start(&[]);
+    let (mut client, log) = (daemon.tcp_as(1), Log::new());
+    let member = |id: i64| json!({"id": id, "method": "exec.run", "params": keyed("k", &log.say("ran"))});
+    client.send(&json!([member(1), member(2), member(3)]));
+    let answers = client.recv();
+    assert_eq!(answers[0]["result"]["status"], "exited", "{answers}");
+    for at in [1, 2] {
+        assert_eq!(answers[at]["result"], answers[0]["result"], "{answers}");
+    }
+    assert_eq!(log.words(), ["ran"]);
+}
+
+#[test]
+fn a_streamed_run_is_remembered_without_its_pieces() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.tcp_as(1);
+    let asked = json!({"key": "k", "cmd": "echo piece", "stream": true});
+    let id = client.ask("exec.run", asked.clone());
+    let (pieces, first) = crate::exec_support::pieces_and_record(&mut client, &id);
+    assert_eq!(crate::exec_support::joined(&pieces, "stdout"), b"piece\n");
+    let mut again = daemon.tcp_as(1);
+    assert_eq!(again.ok("exec.run", asked), first);
+    // What comes next on that connection is not a piece.
+    again.ping();
+    assert_eq!(daemon.stats()["commands"]["started"], 1);
+}
+
+#[test]
+fn inv7_what_is_remembered_is_bounded() {
+    let daemon = Daemon::start(&[("commands.max_buffer_bytes", json!(8 << 20))]);
+    let mut client = daemon.tcp_as(1);
+    let before = crate::support::procs::peak_rss_bytes(daemon.runtime_pid);
+    // 100 MB of output, all of it under keys whose window is not over.
+    for number in 0..100 {
+        let asked = json!({"key": format!("k{number}"), "cmd": "head -c 1000000 /dev/zero | tr '\\0' a"});
+        let record = client.ok("exec.run", asked);
+        assert_eq!(record["stdout_bytes"], 1_000_000);
+    }
+    let grown = crate::support::procs::peak_rss_bytes(daemon.runtime_pid) - before;
+    assert!(grown < 40 << 20, "it grew by {grown} bytes");
+    // The last one is remembered for sure: what goes first is what is oldest.
+    let asked = json!({"key": "small", "cmd": "echo small"});
+    let first = client.ok("exec.run", asked.clone());
+    assert_eq!(client.ok("exec.run", asked), first);
+}

@@ -9,16 +9,23 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod background;
 mod budget;
+mod extremes;
+mod headroom;
+mod key_waiters;
 mod keys;
 mod memory;
 mod order;
 mod queue;
 mod quotas;
 mod rate;
+mod rate_costs;
 mod releases;
 mod reload;
+mod reload_while_held;
 mod rules;
 mod state;
 mod tree;
 mod view;
+mod waiters;

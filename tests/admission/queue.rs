@@ -1,29 +1,8 @@
-//! Commands that wait for a slot: in turn between clients, first come first served within one, and gone with whoever
-//! asked. By the order in which things happen, never by how long they take.
+//! Commands that wait for a slot: in turn between clients, first come first served within one. By the
+//! order in which things happen, never by how long they take.
 
-use crate::support::{Conn, DEADLINE, Daemon, Signal, Value, json, wait_until};
+use crate::support::{Conn, DEADLINE, Daemon, Value, json, wait_until};
 use crate::view::*;
-
-/// Longer than any test runs.
-const LONG_MS: i64 = 600_000;
-
-/// A daemon with one slot.
-fn one_slot(more: &[(&str, Value)]) -> Daemon {
-    let mut settings = vec![("commands.max_commands", json!(1))];
-    settings.extend_from_slice(more);
-    Daemon::start(&settings)
-}
-
-/// What a command that waits for its turn asks for.
-fn waiting(cmd: &str) -> Value {
-    json!({"cmd": cmd, "queue_ms": LONG_MS})
-}
-
-/// Has so many commands of a client wait, each of which says its name and number.
-#[track_caller]
-fn line_up(client: &mut Conn, log: &Log, name: &str, count: usize) -> Vec<Value> {
-    (0..count).map(|number| enqueue(client, waiting(&log.say(&format!("{name}{number}"))))).collect()
-}
 
 fn names(name: &str, count: usize) -> Vec<String> {
     (0..count).map(|number| format!("{name}{number}")).collect()
@@ -144,9 +123,7 @@ fn whoever_waits_for_their_own_session_holds_up_no_other() {
     let gate = daemon.launch.folder.gate();
     let session = client.open(json!({}));
     let first = hold(&daemon, &mut client, &gate, json!({"session": session}));
-    let mut asked = waiting("echo in turn");
-    asked["session"] = json!(session);
-    let second = enqueue(&mut client, asked);
+    let second = enqueue(&mut client, waiting_in(&session, "echo in turn"));
     let info = client.ok("session.info", json!({"session": session}));
     assert_eq!(info["running"].as_array().map(Vec::len), Some(1), "{info}");
     // There is a slot free, though none in that session.
@@ -201,156 +178,6 @@ fn an_ephemeral_session_is_claimed_at_once() {
 }
 
 #[test]
-fn whoever_has_waited_long_enough_is_told_what_they_would_have_been_at_once() {
-    let daemon = one_slot(&[registered(json!({"commands": 1}))]);
-    let (mut client, mut other) = (daemon.tcp_as(1), daemon.tcp_as(2));
-    let session = client.open(json!({}));
-    stand(&daemon, &mut client, json!({"session": session}));
-    let (name, name_of_other) = (ip(1), ip(2));
-    let busy = changes_nothing(&daemon, &name, || {
-        client.refused("exec.run", json!({"session": session, "cmd": "true", "queue_ms": 30}), "SESSION_BUSY")
-    });
-    assert_eq!((&busy["data"]["limit"], &busy["data"]["usage"]), (&json!(1), &json!(1)), "{busy}");
-    // Its own session is given back, which a refusal need not wait for.
-    let over = client.refused("exec.run", json!({"cmd": "true", "queue_ms": 30}), "OVER_LIMIT");
-    expect_over(&over, &name, &[("commands", 1, 1, 1)], true);
-    let full = other.refused("exec.run", json!({"cmd": "true", "queue_ms": 30}), "CAPACITY");
-    expect_capacity(&full, "commands", 1, 1);
-    wait_unused(&daemon, &name_of_other);
-    let stats =
-        daemon.stats_show("one session is left", |stats| (stats["sessions"]["current"] == 1).then(|| stats.clone()));
-    assert_eq!((&stats["commands"]["rejected"], &stats["commands"]["started"]), (&json!(3), &json!(1)), "{stats}");
-}
-
-#[test]
-fn a_waiter_whose_client_is_gone_leaves_the_queue() {
-    let daemon = one_slot(&[]);
-    let (mut holder, mut leaver, mut stayer) = (daemon.unix(), daemon.tcp_as(2), daemon.tcp_as(3));
-    let (gate, log) = (daemon.launch.folder.gate(), Log::new());
-    let running = hold(&daemon, &mut holder, &gate, json!({}));
-    line_up(&mut leaver, &log, "left", 3);
-    let ids = line_up(&mut stayer, &log, "stayed", 1);
-    assert_eq!(usage(&mut daemon.unix(), &ip(2), "sessions"), 3);
-    drop(leaver);
-    wait_connections(&daemon, 2);
-    // What they had claimed is given back although nothing has moved in the queue.
-    wait_unused(&daemon, &ip(2));
-    gate.open();
-    expect_done(&mut holder, &running);
-    expect_done(&mut stayer, &ids[0]);
-    assert_eq!(log.words(), ["stayed0"]);
-    assert_eq!(daemon.stats()["commands"]["started"], 2);
-}
-
-#[test]
-fn a_waiter_whose_session_is_closed_does_not_run() {
-    let daemon = one_slot(&[]);
-    let mut client = daemon.tcp_as(1);
-    let (gate, log) = (daemon.launch.folder.gate(), Log::new());
-    let running = hold(&daemon, &mut client, &gate, json!({}));
-    let session = client.open(json!({}));
-    let mut asked = waiting(&log.say("ran"));
-    asked["session"] = json!(session);
-    let id = enqueue(&mut client, asked);
-    client.ok("session.close", json!({"session": session}));
-    expect_refusal(&mut client, &id, "SESSION_NOT_FOUND");
-    gate.open();
-    expect_done(&mut client, &running);
-    client.run("true");
-    assert_eq!(log.words(), [""; 0]);
-}
-
-#[test]
-fn a_session_with_a_command_waiting_is_not_idle() {
-    let daemon = one_slot(&[("reaper.interval_ms", json!(20))]);
-    let mut client = daemon.tcp_as(1);
-    let gate = daemon.launch.folder.gate();
-    let running = hold(&daemon, &mut client, &gate, json!({}));
-    let session = client.open(json!({"idle_s": 0.2}));
-    let mut asked = waiting("echo in turn");
-    asked["session"] = json!(session);
-    let id = enqueue(&mut client, asked);
-    // Another one, as old and as short-lived, expires meanwhile.
-    client.open(json!({"idle_s": 0.3}));
-    daemon.stats_show("one has expired", |stats| (stats["sessions"]["reaped_idle"] == 1).then_some(()));
-    gate.open();
-    expect_done(&mut client, &running);
-    assert_eq!(expect_done(&mut client, &id)["stdout"], "in turn\n");
-}
-
-#[test]
-fn inv7_no_more_wait_than_max_queued() {
-    let daemon = one_slot(&[("commands.max_queued", json!(2))]);
-    let (mut client, mut other) = (daemon.tcp_as(1), daemon.tcp_as(2));
-    let (gate, log) = (daemon.launch.folder.gate(), Log::new());
-    let running = hold(&daemon, &mut client, &gate, json!({}));
-    let waiters = line_up(&mut client, &log, "w", 2);
-    let error = changes_nothing(&daemon, &ip(2), || other.refused("exec.run", waiting("true"), "CAPACITY"));
-    assert_eq!(error["data"]["resource"], "commands", "{error}");
-    assert!(error["data"]["limit"].is_i64() && error["data"]["usage"].is_i64(), "{error}");
-    gate.open();
-    for id in [running].iter().chain(&waiters) {
-        expect_done(&mut client, id);
-    }
-    assert_eq!(other.ok("exec.run", waiting("echo room"))["stdout"], "room\n");
-}
-
-#[test]
-fn where_nobody_may_wait_the_refusal_comes_at_once() {
-    let daemon = one_slot(&[("commands.max_queued", json!(0))]);
-    let mut client = daemon.tcp_as(1);
-    stand(&daemon, &mut client, json!({}));
-    let error = changes_nothing(&daemon, &ip(1), || client.refused("exec.run", waiting("true"), "CAPACITY"));
-    assert_eq!(error["data"]["resource"], "commands", "{error}");
-}
-
-#[test]
-fn at_shutdown_whoever_waits_is_told() {
-    let mut daemon = one_slot(&[("shutdown.drain_s", json!(3600))]);
-    let mut client = daemon.tcp_as(1);
-    let (gate, log) = (daemon.launch.folder.gate(), Log::new());
-    let running = hold(&daemon, &mut client, &gate, json!({}));
-    let waiters = line_up(&mut client, &log, "w", 3);
-    daemon.signal(Signal::SIGTERM);
-    for id in &waiters {
-        let error = expect_refusal(&mut client, id, "SHUTTING_DOWN");
-        assert_eq!((&error["code"], &error["data"]["retryable"]), (&json!(-32040), &json!(false)), "{error}");
-    }
-    gate.open();
-    // What ran may finish.
-    expect_done(&mut client, &running);
-    daemon.expect_clean_exit();
-    assert_eq!(log.words(), [""; 0]);
-}
-
-#[test]
-fn inv9_every_slot_comes_back_to_whoever_waits_however_a_command_ends() {
-    let daemon = one_slot(&[("commands.kill_grace_ms", json!(20))]);
-    let mut client = daemon.tcp_as(1);
-    let endings = [
-        json!({"cmd": "exit 3"}),
-        json!({"cmd": "kill -KILL $$"}),
-        json!({"argv": ["/no/such/program"]}),
-        json!({"cmd": "sleep 1000", "timeout_s": 0.05}),
-        json!({"cmd": "yes", "output_limit_bytes": 10, "on_output_limit": "kill"}),
-        json!({"cmd": "true", "cwd": "/no/such/folder"}),
-    ];
-    // All of them wait for the one before; none would come if one kept its slot.
-    let ids: Vec<Value> = endings
-        .into_iter()
-        .map(|mut params| {
-            params["queue_ms"] = json!(LONG_MS);
-            client.ask("exec.run", params)
-        })
-        .collect();
-    for id in &ids {
-        client.answer(id);
-    }
-    assert_eq!(client.run("echo free")["stdout"], "free\n");
-    wait_unused(&daemon, &ip(1));
-}
-
-#[test]
 fn many_wait_and_all_of_them_run() {
     let daemon = Daemon::start(&[("commands.max_commands", json!(3)), ("sessions.max_sessions", json!(64))]);
     let log = Log::new();
@@ -368,4 +195,16 @@ fn many_wait_and_all_of_them_run() {
     for number in 1..=4 {
         wait_unused(&daemon, &ip(number));
     }
+}
+
+#[test]
+fn a_quota_that_is_raised_starts_whoever_waited_for_it() {
+    let daemon = Daemon::start(&[registered(json!({"commands": 1}))]);
+    let (mut client, mut admin) = (daemon.tcp_as(1), daemon.unix());
+    stand(&daemon, &mut client, json!({}));
+    let id = enqueue(&mut client, waiting("echo waited"));
+    admin.ok("limit.set", json!({"client": ip(1), "resource": "commands", "limit": 2}));
+    assert_eq!(expect_done(&mut client, &id)["stdout"], "waited\n");
+    let id = enqueue(&mut client, waiting("echo again"));
+    assert_eq!(expect_done(&mut client, &id)["stdout"], "again\n");
 }

@@ -6,7 +6,7 @@ use crate::support::{Conn, DEADLINE, Daemon, Launch, Signal, Value, json, wait_u
 use crate::view::*;
 
 /// A daemon that has its quotas from a file.
-fn start(config: Value) -> Daemon {
+pub fn start(config: Value) -> Daemon {
     Launch::new().without("quotas.registered").with_config(&config).start()
 }
 
@@ -15,35 +15,38 @@ fn sessions_quota(limit: i64) -> Value {
     json!({"quotas": {"registered": limits}})
 }
 
-/// What `system.info` says of the last reload.
+/// What `system.info` says of the last reload, and when by the daemon's own clock that was.
 #[track_caller]
-fn last_reload(daemon: &Daemon) -> Value {
+fn last_reload(daemon: &Daemon) -> (Value, Option<i64>) {
     let info = daemon.unix().ok("system.info", json!({}));
-    info.get("reload").unwrap_or_else(|| panic!("info shows the last reload: {info}")).clone()
+    let reload = info.get("reload").unwrap_or_else(|| panic!("info shows the last reload: {info}")).clone();
+    let at = reload["ms_ago"].as_i64().map(|ago| info["uptime_ms"].as_i64().unwrap() - ago);
+    (reload, at)
 }
 
 /// Puts this into the file, asks for it to be read, and waits until that is over: what `system.info` says of it.
 #[track_caller]
 fn reload(daemon: &Daemon, text: &str) -> Value {
-    let before = last_reload(daemon);
     fs::write(daemon.launch.config(), text).unwrap();
-    hang_up(daemon, &before)
+    hang_up(daemon)
 }
 
 #[track_caller]
-fn hang_up(daemon: &Daemon, before: &Value) -> Value {
-    // Each has an age; a younger one than there was is another one.
-    let sent = std::time::Instant::now();
+fn hang_up(daemon: &Daemon) -> Value {
+    // Far enough apart to be told apart, as both clocks are rounded to milliseconds.
+    let before = wait_until("the last one is some milliseconds ago", DEADLINE, || match last_reload(daemon) {
+        (_, None) => Some(i64::MIN),
+        (reload, Some(at)) => (reload["ms_ago"].as_i64()? > 5).then_some(at + 2),
+    });
     daemon.signal(Signal::SIGHUP);
     wait_until("it has reloaded", DEADLINE, || {
-        let now = last_reload(daemon);
-        let age = now["ms_ago"].as_f64()?;
-        (before.is_null() || age <= sent.elapsed().as_secs_f64() * 1000.0).then_some(now)
+        let (reload, at) = last_reload(daemon);
+        (at? > before).then_some(reload)
     })
 }
 
 #[track_caller]
-fn reloaded(daemon: &Daemon, config: &Value) -> Value {
+pub fn reloaded(daemon: &Daemon, config: &Value) -> Value {
     let told = reload(daemon, &config.to_string());
     assert_eq!((&told["ok"], &told["error"]), (&json!(true), &Value::Null), "{told}");
     told
@@ -51,7 +54,7 @@ fn reloaded(daemon: &Daemon, config: &Value) -> Value {
 
 /// How many sessions a client may open now, on top of those it has; they are closed again.
 #[track_caller]
-fn room(client: &mut Conn) -> usize {
+pub fn room(client: &mut Conn) -> usize {
     let mut opened = Vec::new();
     loop {
         let answer = client.request("session.open", json!({}));
@@ -70,7 +73,7 @@ fn room(client: &mut Conn) -> usize {
 fn changed_quotas_count_for_what_comes_after_and_no_session_is_dropped() {
     let daemon = start(sessions_quota(3));
     let mut client = daemon.tcp_as(1);
-    assert_eq!(last_reload(&daemon), Value::Null);
+    assert_eq!(last_reload(&daemon).0, Value::Null);
     let gate = daemon.launch.folder.gate();
     let session = client.open(json!({}));
     let run = hold(&daemon, &mut client, &gate, json!({"session": session}));
@@ -109,6 +112,8 @@ fn clients_and_the_model_change_too() {
     assert_eq!(daemon.unix().ok("limit.show", json!({}))["model"], "flat");
     assert_eq!(room(&mut client), 1);
     assert_eq!(usage(&mut daemon.unix(), &ip(2), "sessions"), 1);
+    drop(client);
+    wait_unused(&daemon, &ip(2));
 }
 
 #[test]
@@ -191,7 +196,7 @@ fn a_bad_file_is_logged_and_the_old_one_stays() {
 fn a_file_that_is_gone_is_a_bad_file() {
     let daemon = start(sessions_quota(3));
     fs::remove_file(daemon.launch.config()).unwrap();
-    let told = hang_up(&daemon, &Value::Null);
+    let told = hang_up(&daemon);
     assert_eq!(told["ok"], false, "{told}");
     assert_eq!(limit(&mut daemon.unix(), &ip(1), "sessions"), 3);
 }

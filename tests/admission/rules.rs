@@ -1,6 +1,8 @@
 //! `limit.show`, `limit.check`, `limit.set` and `limit.unset`: what they take, who may ask, what they change.
 
-use crate::support::{Conn, Daemon, Value, json};
+use std::os::unix::process::CommandExt;
+
+use crate::support::{Conn, Daemon, Value, is_root, json, skip};
 use crate::view::*;
 
 #[track_caller]
@@ -228,4 +230,36 @@ fn inv7_limits_of_clients_that_nobody_knows_are_bounded_or_cheap() {
     for number in 0..200 {
         admin.ok("limit.show", json!({"client": format!("ip:198.51.100.{number}")}));
     }
+}
+
+#[test]
+fn over_the_unix_socket_root_and_the_daemons_own_user_are_admins_and_nobody_else() {
+    const STRANGER: u32 = 65533;
+    if !is_root() {
+        return skip("only root can call as somebody else");
+    }
+    let daemon = Daemon::start(&[("unix_socket_mode", json!("0666")), registered(json!({"sessions": 3}))]);
+    let address = format!("unix:{}", daemon.launch.socket().display());
+    let call = |method: &str, params: Value| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        command.args(["call", method, &params.to_string(), "--addr", &address]).uid(STRANGER).gid(STRANGER);
+        command.output()
+    };
+    let Ok(shown) = call("limit.show", json!({})) else { return skip("the program is closed to others") };
+    let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(shown["client"], format!("uid:{STRANGER}"));
+    assert_eq!(shown["limits"]["sessions"]["limit"], 3, "{shown}");
+    for (method, params) in [
+        ("limit.set", json!({"resource": "sessions", "limit": 9})),
+        ("limit.unset", json!({"resource": "sessions"})),
+        ("limit.show", json!({"client": own_uid()})),
+        ("limit.check", json!({"client": own_uid(), "claims": {"sessions": 1}})),
+        ("system.drain", json!({})),
+    ] {
+        let told = call(method, params).unwrap();
+        assert_eq!(told.status.code(), Some(1), "{method}: {told:?}");
+        let error: Value = serde_json::from_slice(&told.stderr).unwrap();
+        assert_eq!(crate::support::find(&error, "reason"), Some(&json!("FORBIDDEN")), "{method}: {error}");
+    }
+    assert_eq!(limit(&mut daemon.unix(), &ip(1), "sessions"), 3);
 }

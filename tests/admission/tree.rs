@@ -193,3 +193,39 @@ fn inv9_of_children_who_race_for_the_last_of_the_tree_exactly_its_limit_get_it()
         }
     }
 }
+
+#[test]
+fn every_resource_has_its_tree() {
+    const MIB: i64 = 1 << 20;
+    let of_team = json!({"commands": 2, "memory_bytes": 40 * MIB, "processes": 5000, "buffer_bytes": 300 << 10});
+    let mut clients = json!({"team": of_team});
+    for number in 2..=3 {
+        clients[ip(number)] = json!({"parent": "team"});
+    }
+    let settings =
+        [("quotas.model", json!("strict_two_level")), ("quotas.clients", clients), ("limits.limit_nproc", json!(4096))];
+    let daemon = Daemon::start(&settings);
+    let (mut two, mut three) = (daemon.tcp_as(2), daemon.tcp_as(3));
+    let limits = json!({"memory_bytes": 16 * MIB, "nproc": 2000});
+    stand(&daemon, &mut two, json!({"limits": limits}));
+    let second = stand(&daemon, &mut three, json!({"limits": limits}));
+    let asked = json!({"cmd": "true", "limits": limits});
+    let error = changes_nothing(&daemon, &ip(3), || three.refused("exec.run", asked, "OVER_LIMIT"));
+    let row = |resource: &str, limit: i64, usage: i64, delta: i64| json!({"resource": resource, "limit": limit, "usage": usage, "delta": delta, "scope": "tree"});
+    let over = [
+        row("commands", 2, 2, 1),
+        row("memory_bytes", 40 * MIB, 32 * MIB, 16 * MIB),
+        row("processes", 5000, 4000, 2000),
+    ];
+    let told: Vec<&Value> =
+        error["data"]["over"].as_array().unwrap().iter().filter(|row| row["resource"] != "buffer_bytes").collect();
+    assert_eq!(json!(told), json!(over), "{error}");
+    let check = json!({"claims": {"buffer_bytes": 128 << 10}});
+    let error = three.refused("limit.check", check, "OVER_LIMIT");
+    assert_eq!(error["data"]["over"], json!([row("buffer_bytes", 300 << 10, 256 << 10, 128 << 10)]), "{error}");
+    drop((two, three, second));
+    for number in 2..=3 {
+        wait_unused(&daemon, &ip(number));
+    }
+    assert_eq!(usage(&mut daemon.unix(), "team", "commands"), 0);
+}

@@ -222,3 +222,29 @@ pub fn expect_refusal(conn: &mut Conn, id: &Value, reason: &str) -> Value {
     assert_eq!(answer["error"]["data"]["reason"], reason, "{answer}");
     answer["error"].clone()
 }
+
+/// Longer than any test runs.
+const LONG_MS: i64 = 600_000;
+
+/// A daemon with one slot.
+pub fn one_slot(more: &[(&str, Value)]) -> Daemon {
+    let mut settings = vec![("commands.max_commands", json!(1))];
+    settings.extend_from_slice(more);
+    Daemon::start(&settings)
+}
+
+/// What a command that waits for its turn asks for.
+pub fn waiting(cmd: &str) -> Value {
+    json!({"cmd": cmd, "queue_ms": LONG_MS})
+}
+
+/// The same, in a session.
+pub fn waiting_in(session: &str, cmd: &str) -> Value {
+    json!({"session": session, "cmd": cmd, "queue_ms": LONG_MS})
+}
+
+/// Has so many commands of a client wait, each of which says its name and number.
+#[track_caller]
+pub fn line_up(client: &mut Conn, log: &Log, name: &str, count: usize) -> Vec<Value> {
+    (0..count).map(|number| enqueue(client, waiting(&log.say(&format!("{name}{number}"))))).collect()
+}

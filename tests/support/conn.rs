@@ -306,9 +306,18 @@ impl Conn {
 
     /// Makes the kernel hold little of what this client does not read.
     pub fn shrink_receive_buffer(&self) {
+        self.set_receive_buffer(4096);
+    }
+
+    /// For a client that reads after all: through a small buffer, megabytes take long.
+    pub fn widen_receive_buffer(&self) {
+        self.set_receive_buffer(1 << 20);
+    }
+
+    fn set_receive_buffer(&self, bytes: usize) {
         match &self.stream {
-            Stream::Tcp(stream) => setsockopt(&stream.as_fd(), sockopt::RcvBuf, &4096).unwrap(),
-            Stream::Unix(stream) => setsockopt(&stream.as_fd(), sockopt::RcvBuf, &4096).unwrap(),
+            Stream::Tcp(stream) => setsockopt(&stream.as_fd(), sockopt::RcvBuf, &bytes).unwrap(),
+            Stream::Unix(stream) => setsockopt(&stream.as_fd(), sockopt::RcvBuf, &bytes).unwrap(),
         }
     }
 

@@ -257,6 +257,7 @@ impl Daemon {
             let idle = stats["sessions"]["current"] == 0 && stats["commands"]["running"] == 0;
             (idle && stats["connections"]["current"] == 1).then_some(())
         });
+        self.expect_unused(&mut control);
         wait_until("no child of the runtime or the guard is left", DEADLINE, || {
             let children = [procs::children(self.runtime_pid), procs::children(self.pid)].concat();
             children.iter().all(|child| child.pid == self.runtime_pid).then_some(())
@@ -270,6 +271,31 @@ impl Daemon {
             })
         }));
         assert!(settled.is_ok(), "left: {held:?}, at the start: {:?}", self.baseline);
+    }
+
+    /// inv9: of what clients had claimed, all is given back. Where there is a rate, asking would itself be refused or put off.
+    #[track_caller]
+    fn expect_unused(&self, control: &mut Conn) {
+        if self.launch.has_rate() {
+            return;
+        }
+        // What is remembered for a retry key stays for its window.
+        let remembers = self.transcript.lock().unwrap().iter().any(|line| line.contains("\"key\":"));
+        let others = (1..=4).map(|number| json!({"client": format!("ip:127.0.0.{number}")}));
+        let others = others.filter(|_| self.launch.unix);
+        for params in std::iter::once(json!({})).chain(others) {
+            let mut shown = Value::Null;
+            let settled = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                wait_until("all that was claimed is given back", DEADLINE, || {
+                    shown = control.ok("limit.show", params.clone());
+                    let limits = shown["limits"].as_object().unwrap();
+                    let given_back =
+                        |(name, limit): (&String, &Value)| limit["usage"] == 0 || (remembers && name == "buffer_bytes");
+                    limits.iter().all(given_back).then_some(())
+                })
+            }));
+            assert!(settled.is_ok(), "still in use: {shown}");
+        }
     }
 
     /// inv15: no child survives the daemon.

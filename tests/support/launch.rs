@@ -91,6 +91,12 @@ impl Launch {
         self.folder.join("config.json")
     }
 
+    /// Whether clients may ask only so often.
+    pub fn has_rate(&self) -> bool {
+        let config = std::fs::read_to_string(self.config()).unwrap_or_default();
+        self.settings.contains_key("rate.rate") || config.contains("\"rate\"")
+    }
+
     /// Puts a variable into the environment of the daemon.
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Launch {
         self.environment.push((name.into(), value.into()));

@@ -1,7 +1,5 @@
 //! The requests in flight: who works for each, and where its answer belongs.
 
-use std::time::{Duration, Instant};
-
 use mio::Token;
 
 use super::Desk;
@@ -9,9 +7,11 @@ use super::execs::Heard;
 use super::pace::Held;
 use crate::admission::queue::Ticket;
 use crate::admission::retry::RunId;
+use crate::gateway::book::{Answered, Place};
 use crate::gateway::outbox::Source;
 use crate::ids::{ExecId, RequestId};
 use crate::message::ToWorker;
+use crate::protocol::answer;
 use crate::protocol::fault::Fault;
 
 /// A request that somebody works for.
@@ -19,7 +19,7 @@ pub(super) struct Pending {
     pub token: Token,
     /// As it was sent; none: a notification.
     pub id: Option<Box<str>>,
-    pub place: Option<(u64, usize)>,
+    pub place: Option<Place>,
     pub work: Work,
 }
 
@@ -55,30 +55,7 @@ pub enum Settled {
     Refused(Fault),
 }
 
-/// Where an answer belongs.
-pub struct Answered {
-    pub token: Token,
-    pub request: RequestId,
-    pub id: Option<Box<str>>,
-    pub place: Option<(u64, usize)>,
-    pub source: Source,
-}
-
 impl Desk {
-    /// Asks for the statistics that a subscriber is due.
-    pub fn beat(&mut self, token: Token, interval: Duration, now: Instant) {
-        self.beats.set(token, now + interval);
-        let request = self.next_request();
-        self.ask_stats(request);
-        self.requests.insert(request, Pending { token, id: None, place: None, work: Work::Beat });
-    }
-
-    /// The subscriber whose statistics these are, if it is one.
-    pub fn beat_of(&mut self, request: RequestId) -> Option<Token> {
-        let Work::Beat = self.requests.get(&request)?.work else { return None };
-        self.requests.remove(&request).map(|pending| pending.token)
-    }
-
     /// Where an answer belongs; none when nobody is there to take it, or wants it.
     pub fn answered(&mut self, request: RequestId, more: bool) -> Option<Answered> {
         let worker = match &self.requests.get(&request)?.work {
@@ -131,9 +108,21 @@ impl Desk {
         }
     }
 
+    /// Somebody is about to answer: a worker, the statistics, or whoever saves a limit. What waits for its time, or for
+    /// a command that could not be ended, is not waited for.
+    pub fn answers_come(&self) -> bool {
+        let comes = |work: &Work| matches!(work, Work::Worker(_) | Work::Stats | Work::Gather { .. } | Work::Settled);
+        self.requests.values().any(|pending| comes(&pending.work))
+    }
+
     /// The next answer that is known, and not told.
     pub fn next_settled(&mut self) -> Option<(RequestId, Settled)> {
         self.settled.pop_front()
+    }
+
+    /// The socket has taken the last piece of an answer or a stream: its worker may send the next.
+    pub fn go_on(&self, (worker, request): Source) {
+        self.tell_worker(worker, ToWorker::More { request });
     }
 
     /// A worker's share of an answer; the whole, when it was the last.
@@ -149,9 +138,7 @@ impl Desk {
         if *missing > 0 {
             return None;
         }
-        let mut whole = format!("\"result\":{{\"{of}\":[").into_bytes();
-        whole.append(parts);
-        whole.extend_from_slice(b"]}");
-        Some(whole)
+        let list = [b"[", parts.as_slice(), b"]"].concat();
+        Some(answer::object(|result| result.raw(of, &list)))
     }
 }

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use super::inflight::Work;
 use super::{Asked, Decision, Desk, Settled};
 use crate::admission::quota::{InvalidLimit, Ledger, OverLimit, Resource, Standing};
-use crate::gateway::connection::Peer;
+use crate::gateway::socket::Peer;
 use crate::ids::RequestId;
 use crate::process::errands::Errand;
-use crate::protocol::encode::Object;
+use crate::protocol::answer;
 use crate::protocol::fault::{Fault, Over, Reason};
 use crate::protocol::request::LimitCall;
 
@@ -69,7 +69,7 @@ impl Desk {
                 let accounts = &self.accounts;
                 let held = |client: &str| accounts.used(client);
                 self.ledger.check(&client, &claims, &held).map_err(over_limit)?;
-                Ok(Decision::Now(b"\"result\":{\"ok\":true}".to_vec()))
+                Ok(Decision::Now(answer::result(b"{\"ok\":true}")))
             }
             LimitCall::Set { client, resource, limit } => {
                 self.change(asked, Change { client, resource, limit: Some(limit) })
@@ -82,31 +82,29 @@ impl Desk {
         let accounts = &self.accounts;
         let held = |client: &str| accounts.used(client);
         let standings = self.ledger.show(client, &held);
-        let mut body = b"\"result\":".to_vec();
-        let mut result = Object::begin(&mut body);
-        result.str("client", client);
-        result.str("model", self.config.quotas.model.name());
-        let mut limits = result.object("limits");
-        for Standing { resource, limit, usage, source, scope } in standings {
-            let mut row = limits.object(resource.name());
-            row.int("limit", limit);
-            row.int("usage", usage);
-            row.str("source", source.as_str());
-            if let Some(scope) = scope {
-                row.str("scope", scope.as_str());
+        answer::object(|result| {
+            result.str("client", client);
+            result.str("model", self.config.quotas.model.name());
+            let mut limits = result.object("limits");
+            for Standing { resource, limit, usage, source, scope } in standings {
+                let mut row = limits.object(resource.name());
+                row.int("limit", limit);
+                row.int("usage", usage);
+                row.str("source", source.as_str());
+                if let Some(scope) = scope {
+                    row.str("scope", scope.as_str());
+                }
+                row.end();
             }
-            row.end();
-        }
-        limits.end();
-        result.end();
-        body
+            limits.end();
+        })
     }
 
     fn change(&mut self, asked: &Asked, change: Change) -> Result<Decision, Fault> {
         if !asked.peer.admin {
             return Err(Fault::new(Reason::Forbidden, "changing a limit needs an admin"));
         }
-        let done = || Ok(Decision::Now(b"\"result\":{}".to_vec()));
+        let done = || Ok(Decision::Now(answer::result(b"{}")));
         if self.changes.saving.is_some() {
             self.changes.waiting.push_back((asked.request, change));
             return Ok(Decision::Later(Work::Settled));
@@ -138,7 +136,7 @@ impl Desk {
     pub fn limits_saved(&mut self, saved: Result<(), String>) {
         let Some((request, undo)) = self.changes.saving.take() else { return };
         let answer = match saved {
-            Ok(()) => Settled::Body(b"\"result\":{}".to_vec()),
+            Ok(()) => Settled::Body(answer::result(b"{}")),
             Err(why) => {
                 log::error!("a limit was not changed, for it could not be saved: {why}");
                 // It was so a moment ago, and nothing else has changed a limit since.

@@ -2,9 +2,8 @@
 
 use super::{Desk, retries};
 use crate::admission::rate::Limiter;
-use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
-use crate::runtime::reload::{Change, Reloaded, Report};
+use crate::runtime::reload::{Change, Reloaded};
 use crate::runtime::tell_overruled;
 
 impl Desk {
@@ -35,15 +34,4 @@ impl Desk {
         self.last_reload = Some(report);
         changed
     }
-}
-
-/// `reload` of `system.info`.
-pub(super) fn encode(report: Option<&Report>, info: &mut Object) {
-    let Some(report) = report else { return info.null("reload") };
-    let mut reload = info.object("reload");
-    reload.int("ms_ago", report.at.elapsed().as_millis() as u64);
-    reload.bool("ok", report.error.is_none());
-    reload.opt_str("error", report.error.as_deref());
-    reload.strings("restart_needed", report.restart_needed.iter().map(String::as_str));
-    reload.end();
 }

@@ -1,0 +1,61 @@
+//! What admission knows of sessions and commands. Pure.
+
+use std::time::Instant;
+
+use mio::Token;
+
+use crate::admission::budget::Spent;
+use crate::admission::quota::Claim;
+use crate::config::Config;
+use crate::ids::{ClientName, SessionId};
+use crate::protocol::budget::Budget;
+use crate::protocol::fault::Fault;
+use crate::protocol::limits::Limits;
+
+/// What admission knows of a session.
+pub(super) struct Entry {
+    pub worker: usize,
+    pub client: ClientName,
+    pub limits: Limits,
+    pub place: u32,
+    pub claim: Claim,
+    pub state: EntryState,
+    pub running: u64,
+    /// Commands at once: as configured when the first of those that run was claimed.
+    pub commands_max: u64,
+    pub budget: Budget,
+    pub spent: Spent,
+    /// The connection that it lives as long as.
+    pub owner: Option<Token>,
+    pub counted: bool,
+}
+
+impl Entry {
+    /// Commands that may run in it at once. A command that was started alone in its session stays so, whatever is
+    /// configured meanwhile.
+    pub fn commands_max(&self, config: &Config) -> u64 {
+        if self.running == 0 { config.commands.max_commands_per_session } else { self.commands_max }
+    }
+
+    /// BUDGET_EXHAUSTED where the session has used up what it was given; a command that runs counts already.
+    pub fn within_budget(&self, id: SessionId, now: Instant) -> Result<(), Fault> {
+        let spent = Spent { commands: self.spent.commands + self.running, ..self.spent };
+        let over = spent.exhausted(&self.budget, now);
+        over.map_or(Ok(()), |over| Err(Fault::budget_exhausted(id, over.resource, over.limit, over.usage)))
+    }
+}
+
+/// What admission knows of a command.
+pub(super) struct Slot {
+    pub session: SessionId,
+    pub claim: Claim,
+}
+
+#[derive(PartialEq, Eq, Clone, Copy)]
+pub(super) enum EntryState {
+    Opening,
+    Open,
+    /// A command's own, without a name for others.
+    Ephemeral,
+    Closing,
+}
