@@ -1,5 +1,6 @@
 //! What admission costs: the time of a decision about the request rate, and of a claim of a quota and its release, with
-//! a thousand clients known; and the memory of ten thousand clients that the rate remembers. No daemon: the library alone.
+//! a thousand clients known; and the memory of ten thousand clients that the rate remembers. No daemon: the library
+//! alone.
 #![allow(
     clippy::disallowed_methods,
     reason = "a benchmark is not the daemon: it starts, signals and waits as it likes"

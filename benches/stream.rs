@@ -1,5 +1,6 @@
 //! How much a streamed command delivers to one client on loopback: text, bytes that are no text, and a terminal. The
-//! client reads, finds the line ends, and adds up; the daemon's memory is looked at meanwhile.
+//! client reads, finds the line ends, and adds up; the daemon's memory is looked at meanwhile. The reference passes the
+//! same text on as it is, from a pipe to a socket.
 #![allow(
     clippy::disallowed_methods,
     reason = "a benchmark is not the daemon: it starts, signals and waits as it likes"
@@ -8,14 +9,15 @@
 mod common;
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::process::ExitCode;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Daemon, Outcome, row};
 use serde_json::{Value, json};
 
 const MIB: f64 = (1 << 20) as f64;
+const TEXT: &str = "The quick brown fox jumps over the lazy dog, 0123456789 times and more.";
 const TARGET_MIB_S: f64 = 150.0;
 /// What the daemon may hold of a stream: pieces under way, buffers of the sockets, and the allocator's slack.
 const GROWTH_MIB_MAX: f64 = 8.0;
@@ -26,8 +28,8 @@ fn main() -> ExitCode {
 
 fn bench(smoke: bool) -> Outcome {
     let slice = if smoke { Duration::from_millis(500) } else { Duration::from_secs(4) };
-    let daemon = Daemon::start(&["quotas.registered={\"sessions\":-1,\"commands\":-1}"])?;
-    let text = "yes 'The quick brown fox jumps over the lazy dog, 0123456789 times and more.'";
+    let daemon = Daemon::start(&[])?;
+    let text = format!("yes '{TEXT}'");
     let cases = [
         ("text", json!({"cmd": format!("exec {text}")}), Some(TARGET_MIB_S)),
         ("bytes (base64)", json!({"cmd": "exec dd if=/dev/zero bs=64k status=none"}), None),
@@ -42,9 +44,46 @@ fn bench(smoke: bool) -> Outcome {
         row(what, format!("{rate:.0} MiB/s"), target.map(|target| (promised.as_str(), rate >= target)));
         let growth = (run.rss_max_bytes.saturating_sub(run.rss_bytes)) as f64 / MIB;
         let flat = format!("<= {GROWTH_MIB_MAX:.0} MiB");
+        if target.is_some() {
+            let reference = pass_on(slice)? / MIB;
+            row("  reference: a loop that reads and writes", format!("{reference:.0} MiB/s"), None);
+            row("  ratio", format!("{:.3}", rate / reference), None);
+        }
         row("  growth of the daemon meanwhile", format!("{growth:.1} MiB"), Some((&flat, growth <= GROWTH_MIB_MAX)));
     }
     Ok(())
+}
+
+/// Bytes a second that a plain loop passes on, from the same command to a client that reads the same way.
+fn pass_on(slice: Duration) -> io::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut client = TcpStream::connect(listener.local_addr()?)?;
+    let (mut server, _) = listener.accept()?;
+    let mut command = Command::new("yes").arg(TEXT).stdout(Stdio::piped()).spawn()?;
+    let mut pipe = command.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
+    let passing = std::thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        // Ends when the client is gone.
+        while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+            if server.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+    });
+    let mut buffer = vec![0; 1 << 20];
+    let (start, mut bytes, mut lines) = (Instant::now(), 0, 0);
+    while start.elapsed() < slice {
+        let read = client.read(&mut buffer)?;
+        bytes += read;
+        lines += memchr::memchr_iter(b'\n', &buffer[..read]).count();
+    }
+    let took = start.elapsed();
+    drop(client);
+    let _ = passing.join();
+    command.kill()?;
+    command.wait()?;
+    assert!(lines > 0, "no line in {bytes} bytes");
+    Ok(bytes as f64 / took.as_secs_f64())
 }
 
 struct Run {

@@ -43,6 +43,12 @@ impl<K: Copy + Ord + Hash> Deadlines<K> {
         Some(what)
     }
 
+    /// All of it is due at this time, if not before.
+    pub fn hasten(&mut self, to: Instant) {
+        let later: Vec<K> = self.order.iter().filter(|(at, _)| *at > to).map(|(_, what)| *what).collect();
+        later.into_iter().for_each(|what| self.set(what, to));
+    }
+
     /// How long to sleep at most.
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         self.order.first().map(|(at, _)| at.saturating_duration_since(now))
@@ -67,6 +73,21 @@ mod tests {
         assert_eq!(all.pop_due(at(20)), Some(20));
         assert_eq!(all.pop_due(at(20)), None);
         assert_eq!(all.wait(at(40)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_is_hastened_keeps_no_later_time() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut all = Deadlines::default();
+        for ms in [30, 10, 20, 40] {
+            all.set(ms, at(ms));
+        }
+        all.hasten(at(20));
+        assert_eq!((all.pop_due(at(15)), all.pop_due(at(15))), (Some(10), None));
+        let rest: Vec<u64> = std::iter::from_fn(|| all.pop_due(at(20))).collect();
+        assert_eq!(rest, [20, 30, 40]);
+        assert_eq!((all.order.len(), all.at.len()), (0, 0));
     }
 
     #[test]

@@ -117,6 +117,7 @@ pub fn report(config: &Config, host: &Host) -> Vec<Row> {
         Row::new("max_commands", config.commands.max_commands.to_string(), "admission"),
         Row::new("max_queued", config.commands.max_queued.to_string(), "admission"),
         Row::new("key_window_s", format!("{} s", config.commands.key_window_s), "admission"),
+        Row::new("retain_s", format!("{} s", config.commands.retain_s), "timer"),
         quotas(config),
         rate(config),
         connections(config, host),

@@ -74,12 +74,6 @@ impl Account {
         self.chain().map(|account| account.max().saturating_sub(account.used())).min().unwrap_or(0)
     }
 
-    /// What may be held and what is, by the tightest of the chain.
-    pub fn tightest(&self) -> (u64, u64) {
-        let all = self.chain().map(|account| (account.max(), account.used()));
-        all.min_by_key(|(max, used)| max.saturating_sub(*used)).unwrap_or_default()
-    }
-
     /// Nothing may be taken any more.
     pub fn is_full(&self) -> bool {
         self.room() == 0
@@ -283,18 +277,16 @@ impl Accounts {
         self.clients.get(client).map_or(0, Account::used)
     }
 
-    /// Limits have changed. A client that got another parent counts against the old one until it holds nothing and is
-    /// not connected any more.
+    /// Limits have changed. A client that got another parent, or none, counts against the old one, as far as that is one
+    /// still, until it holds nothing and is not connected any more.
     pub fn adjust(&mut self, quota: impl Fn(&str) -> Quota) {
         self.sweep();
         for (client, account) in &self.clients {
-            let Quota { limit, tree } = quota(client);
-            account.set_max(bytes_max(limit));
-            if let Some((parent, limit)) = tree
-                && let Some(tree) = self.trees.get(&parent)
-            {
-                tree.set_max(bytes_max(limit));
-            }
+            account.set_max(bytes_max(quota(client).limit));
+        }
+        for (parent, account) in &self.trees {
+            // One that is no tree any more holds nobody up who was in it.
+            account.set_max(quota(parent).tree.map_or(UNLIMITED, |(_, limit)| bytes_max(limit)));
         }
     }
 

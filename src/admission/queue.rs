@@ -1,10 +1,13 @@
 //! Commands that wait for a slot: clients take turns, and within a client who came first goes first. Pure.
 //!
-//! Slots are given by [`Queue::next`], which asks of each waiter whether it could start now: one may wait for a slot of
-//! the daemon, another for its session, a third for its client's quota. Who cannot start is passed over and keeps its
+//! Slots are given by [`Queue::take_next`], which asks of each waiter whether it could start now: one may wait for a
+//! slot of the daemon, another for its session, a third for its client's quota. Who cannot start is passed over and keeps its
 //! place, so that it blocks neither other clients nor the other sessions of its own. A client that got a slot goes to
 //! the end of the round, as does one that comes; so whoever asks for the first time waits for one turn of each of the
 //! others at most, however long their queues are.
+//!
+//! Places are shared out likewise. Where all are taken, the client with the most waiters gives up its newest for one
+//! that has at least two fewer: so one client alone may fill the queue, and still keeps nobody out of it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,12 +17,29 @@ use crate::ids::ClientName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+/// A waiter was taken in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Queued<T> {
+    pub ticket: Ticket,
+    /// Another one that made room for it, and waits no longer.
+    pub gave_way: Option<T>,
+}
+
 /// The queue is full: what should have waited comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full<T> {
     pub waiter: T,
     pub limit: usize,
     pub usage: usize,
+}
+
+/// What is asked about when a slot is free.
+#[derive(Debug)]
+pub enum Candidate<'a, T> {
+    /// Whether it may run one more command at all. If not, nothing that it has is looked at, however much that is.
+    Client(&'a ClientName),
+    /// Whether it could start now.
+    Waiter(&'a T),
 }
 
 /// All waiters of all clients.
@@ -67,11 +87,20 @@ impl<T> Queue<T> {
         self.tickets.is_empty()
     }
 
-    /// Queues up behind the others of the same client.
-    pub fn push(&mut self, client: ClientName, waiter: T) -> Result<Ticket, Full<T>> {
+    /// Queues up behind the others of the same client, in the place of a greedier client's where there is no other.
+    pub fn push(&mut self, client: ClientName, waiter: T) -> Result<Queued<T>, Full<T>> {
+        let mut gave_way = None;
         if self.len() >= self.waiters_max {
-            return Err(Full { waiter, limit: self.waiters_max, usage: self.len() });
+            let newest = self.may_give_way_to(&client).filter(|_| self.waiters_max > 0);
+            gave_way = newest.and_then(|ticket| self.remove(ticket));
+            if gave_way.is_none() {
+                return Err(Full { waiter, limit: self.waiters_max, usage: self.len() });
+            }
         }
+        Ok(Queued { ticket: self.admit(client, waiter), gave_way })
+    }
+
+    fn admit(&mut self, client: ClientName, waiter: T) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
         self.tickets.insert(ticket, client.clone());
@@ -82,7 +111,17 @@ impl<T> Queue<T> {
             self.clients.insert(client, Line { turn, waiters: BTreeMap::from([(ticket, waiter)]) });
         }
         debug_assert_eq!(self.clients.len(), self.turns.len());
-        Ok(ticket)
+        ticket
+    }
+
+    /// The newest waiter of the client that has the most, if a client has so few that it may have the place. Two fewer,
+    /// so that neither has less than the other had: clients that are level do not take places from each other in turn.
+    fn may_give_way_to(&self, client: &ClientName) -> Option<Ticket> {
+        let own = self.clients.get(client).map_or(0, |line| line.waiters.len());
+        let newest = |line: &Line<T>| Some((line.waiters.len(), *line.waiters.last_key_value()?.0));
+        // Among clients that are level it is the newest of all.
+        let (most, ticket) = self.clients.values().filter_map(newest).max()?;
+        (most >= own + 2).then_some(ticket)
     }
 
     pub fn get(&self, ticket: Ticket) -> Option<&T> {
@@ -103,10 +142,13 @@ impl<T> Queue<T> {
 
     /// Takes out the next one that can start, in turn. To be asked again for each slot that is free, and whenever
     /// something that a waiter waits for has changed.
-    pub fn next(&mut self, mut can_start: impl FnMut(&T) -> bool) -> Option<T> {
+    pub fn take_next(&mut self, mut may: impl FnMut(Candidate<'_, T>) -> bool) -> Option<T> {
         let (client, ticket) = self.turns.values().find_map(|client| {
+            if !may(Candidate::Client(client)) {
+                return None;
+            }
             let mut waiters = self.clients.get(client)?.waiters.iter();
-            let (ticket, _) = waiters.find(|(_, waiter)| can_start(waiter))?;
+            let (ticket, _) = waiters.find(|(_, waiter)| may(Candidate::Waiter(waiter)))?;
             Some((client.clone(), *ticket))
         })?;
         let waiter = self.remove(ticket);

@@ -1,7 +1,7 @@
 //! Which keys can change while the daemon runs. Pure.
 //!
-//! What stands in the one table here is settled at the start: sockets are bound, threads run, uids are locked, folders are open.
-//! Every other key is live: a reload changes it for what comes after.
+//! What stands in the one table here is settled at the start: sockets are bound, threads run, uids are locked, folders
+//! are open. Every other key is live: a reload changes it for what comes after.
 
 use serde_json::Value;
 

@@ -32,7 +32,7 @@ pub struct Config {
     pub unix_socket: Option<PathBuf>,
     /// Permissions of the Unix socket.
     pub unix_socket_mode: Mode,
-    /// Folder of what survives a restart; none: nothing does.
+    /// Folder of what survives a restart, the limits that were set; none: nothing does.
     pub state_dir: Option<PathBuf>,
     /// Who may log in.
     pub auth: Auth,
@@ -44,9 +44,9 @@ pub struct Config {
     pub commands: Commands,
     /// The limits of a command that asks for none.
     pub limits: DefaultLimits,
-    /// Who may have how much. Not in effect yet.
+    /// Who may have how much.
     pub quotas: Quotas,
-    /// How fast a client may ask. Not in effect yet.
+    /// How fast a client may ask.
     pub rate: Rate,
     /// What commands run as.
     pub children: Children,
@@ -122,7 +122,7 @@ pub struct Commands {
     pub max_commands: u64,
     /// Commands of one session at once.
     pub max_commands_per_session: u64,
-    /// Commands that may wait for a slot. Not in effect yet.
+    /// Commands that may wait for a slot; one more is `CAPACITY`.
     pub max_queued: u64,
     /// Seconds of wall-clock time of a command that names none.
     #[serde(serialize_with = "number")]
@@ -142,10 +142,10 @@ pub struct Commands {
     pub max_stdin_bytes: u64,
     /// Bytes held for all clients together: outputs, inputs, unsent answers, unfinished lines over 16 KiB.
     pub max_buffer_bytes: u64,
-    /// Seconds for which a finished background command is kept. Not in effect yet.
+    /// Seconds for which a finished background command is kept.
     #[serde(serialize_with = "number")]
     pub retain_s: f64,
-    /// Seconds for which a retry key is remembered. Not in effect yet.
+    /// Seconds for which a retry key is remembered after its command has ended.
     #[serde(serialize_with = "number")]
     pub key_window_s: f64,
 }
@@ -170,7 +170,7 @@ pub struct DefaultLimits {
     pub limit_core_bytes: i64,
 }
 
-/// Quotas of clients. Not in effect yet.
+/// Quotas of clients.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Quotas {
     /// How limits of clients relate to each other.
@@ -212,7 +212,7 @@ pub struct ClientQuota {
     pub limits: BTreeMap<String, i64>,
 }
 
-/// The request rate of a client. Not in effect yet.
+/// The request rate of a client.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rate {
     /// `"5r/s"` or `"300r/m"`; none: no rate limit.

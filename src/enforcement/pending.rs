@@ -6,12 +6,7 @@ use super::{Host, Row};
 use crate::config::{CgroupMode, Config};
 
 pub(super) fn pending(config: &Config, host: &Host) -> Vec<Row> {
-    let commands = &config.commands;
-    vec![
-        Row::pending("auth", auth(config)),
-        Row::pending("retain_s", Some(format!("{} s", commands.retain_s))),
-        cgroup(config, host),
-    ]
+    vec![Row::pending("auth", auth(config)), cgroup(config, host)]
 }
 
 fn auth(config: &Config) -> Option<String> {

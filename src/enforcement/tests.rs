@@ -222,7 +222,7 @@ fn an_old_kernel_and_a_small_host_are_told() {
 fn what_is_not_enforced_yet_is_said_and_does_not_count_as_unbound() {
     let rows = report(&Config::default(), &user());
     let pending: Vec<_> = rows.iter().filter(|row| row.pending).collect();
-    assert_eq!(pending.len(), 3);
+    assert_eq!(pending.len(), 2);
     assert!(pending.iter().all(|row| row.by == "none" && note(row).starts_with(NOT_YET) && !row.cannot_bind()));
     // Nothing is asked of these by default.
     assert!(row(&Config::default(), &user(), "auth").binds);

@@ -248,7 +248,8 @@ impl Connection {
     /// Takes the answer to one of its requests.
     pub fn answer(&mut self, answered: Answered, body: &[u8], more: bool) {
         let Answered { request, id, place, source, .. } = answered;
-        self.book.answered(request, more);
+        // Of an answer that nobody wants no second piece comes.
+        self.book.answered(request, more && id.is_some());
         let bytes = id.map(|id| {
             let mut bytes = Vec::with_capacity(body.len() + id.len() + 32);
             answer::begin(&id, &mut bytes);
@@ -288,7 +289,10 @@ impl Connection {
 mod tests {
     use std::io::Write;
 
+    use mio::Token;
+
     use super::*;
+    use crate::ids::RequestId;
 
     #[test]
     fn inv6_a_flood_that_is_dropped_is_dropped_turn_by_turn() {
@@ -303,5 +307,21 @@ mod tests {
         assert_eq!(connection.discard(&mut scratch), ReadTurn::None);
         drop(theirs);
         assert_eq!(connection.discard(&mut scratch), ReadTurn::Closed);
+    }
+
+    #[test]
+    fn inv7_what_was_asked_without_an_id_is_forgotten_with_its_answer() {
+        let account = Account::of_daemon(1 << 20);
+        let (ours, _theirs) = mio::net::UnixStream::pair().unwrap();
+        let peer = Peer::of_unix(&ours);
+        let config = crate::Config::default().connections;
+        let mut connection = Connection::new(Socket::Unix(ours), peer, &account, &account, &config);
+        let request = RequestId(1);
+        connection.book.asked(request, None);
+        let answered = Answered { token: Token(0), request, id: None, place: None, source: (0, request) };
+        // The first piece of a long one: the others never come.
+        connection.answer(answered, b"\"result\":", true);
+        assert_eq!((connection.book.requests().count(), connection.book.inflight), (0, 0));
+        assert!(connection.outbox.is_empty());
     }
 }

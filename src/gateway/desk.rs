@@ -239,6 +239,8 @@ impl Desk {
     pub fn drain(&mut self) {
         self.draining = true;
         self.refuse_waiters(&Fault::shutting_down(), |_| true);
+        // Who waits for its time would hear nothing otherwise: what starts something is refused, the rest answered.
+        self.held.hasten(self.turn_began);
     }
 
     /// When something is due here.

@@ -35,11 +35,9 @@ impl Child {
         self.pidfd.as_raw_fd()
     }
 
-    /// For the thread that started it and must outlive it: the receiver ends when the process is reaped.
-    pub fn keeper(&mut self) -> Receiver<()> {
-        let (unreaped, reaped) = bounded(0);
-        self.unreaped = Some(unreaped);
-        reaped
+    /// Counts it among those of the thread that started it.
+    pub fn join(&mut self, children: &Children) {
+        self.unreaped = Some(children.unreaped.clone());
     }
 
     /// Signals the process and its whole group. The unreaped leader pins the number, so no stranger can be hit.
@@ -78,10 +76,33 @@ impl Child {
     }
 }
 
+/// The children that a thread has started. They die with it, for parent-death signals follow the thread, and one that
+/// is not reaped by then passes for an orphan: so a thread that has nothing else to do any more outlives them.
+pub struct Children {
+    unreaped: Sender<()>,
+    reaped: Receiver<()>,
+}
+
+impl Children {
+    pub fn none() -> Children {
+        let (unreaped, reaped) = bounded(0);
+        Children { unreaped, reaped }
+    }
+
+    /// Returns when the last of them is reaped.
+    pub fn outlive(self) {
+        drop(self.unreaped);
+        // Nobody ever sends: it is an error that all senders are gone.
+        let _ = self.reaped.recv();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::time::{Duration, Instant};
+
+    use crossbeam_channel::TryRecvError;
 
     use super::*;
     use crate::process::launch::NprocRule;
@@ -141,11 +162,14 @@ mod tests {
         started.child.signal_group(Signal::SIGKILL);
         wait_for("the member's end", || proc::stat(member).is_none_or(|stat| !stat.is_alive()));
         assert_eq!(proc::stat(leader).unwrap().state, b'Z');
-        let reaped = started.child.keeper();
+        let children = Children::none();
+        started.child.join(&children);
+        assert_eq!(children.reaped.try_recv(), Err(TryRecvError::Empty));
         let (exit, _) = started.child.reap().unwrap();
         assert_eq!(exit, Exit::Code(0));
         assert!(proc::stat(leader).is_none());
-        assert!(reaped.recv().is_err(), "whoever started it hears that it is gone");
+        // Whoever started it hears that it is gone.
+        children.outlive();
     }
 
     #[test]

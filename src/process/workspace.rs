@@ -142,10 +142,21 @@ fn clear_dead_runs(base: &Path) {
     // A folder that others own may let us in and not let us look around.
     let Ok(base) = open(base, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_RDONLY, Mode::empty()) else { return };
     for (name, is_dir) in entries(&base).unwrap_or_default() {
-        if is_dir && name.to_bytes().starts_with(PREFIX.as_bytes()) && is_dead(&base, &name) {
+        if is_dir && is_run(&name) && is_dead(&base, &name) {
             clear(&base, &name);
         }
     }
+}
+
+/// Whether a name is one that we give to a run's folder: `cofferdam-0123456789abcdef`. Anything else that happens to
+/// begin like it is somebody's.
+fn is_run(name: &CStr) -> bool {
+    let run = name.to_str().ok().and_then(|name| name.strip_prefix(PREFIX));
+    run.is_some_and(is_run_id)
+}
+
+fn is_run_id(text: &str) -> bool {
+    text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// Whether a run's folder is ours by its owner, and nobody's by its lock.
@@ -158,7 +169,7 @@ fn is_dead(base: &OwnedFd, name: &CStr) -> bool {
 /// Whether a name is one that we give to sessions' directories: `s12-0123456789abcdef`.
 fn is_session(name: &CStr) -> bool {
     let Some((session, run)) = name.to_str().ok().and_then(|name| name.split_once('-')) else { return false };
-    crate::ids::SessionId::parse(session).is_some() && run.len() == 16 && run.bytes().all(|b| b.is_ascii_hexdigit())
+    crate::ids::SessionId::parse(session).is_some() && is_run_id(run)
 }
 
 fn clear(base: &OwnedFd, name: &CStr) {
@@ -273,9 +284,12 @@ mod tests {
         drop(live);
         start();
         assert!(!dead.exists() && kept.exists() && other.exists(), "only what bears a session's name goes");
-        std::fs::create_dir_all(root.join("cofferdam-dead/s1")).unwrap();
+        let (run, somebodys) = (root.join("cofferdam-0123456789abcdef"), root.join("cofferdam-backup"));
+        std::fs::create_dir_all(run.join("s1")).unwrap();
+        std::fs::create_dir(&somebodys).unwrap();
         clear_dead_runs(&root);
-        assert!(!root.join("cofferdam-dead").exists() && other.exists());
+        assert!(!run.exists() && other.exists());
+        assert!(somebodys.exists(), "only what bears a run's name goes");
         std::fs::remove_dir_all(root).unwrap();
     }
 

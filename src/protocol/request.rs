@@ -212,15 +212,18 @@ impl Call {
     pub fn weight(&self) -> usize {
         match self {
             Call::Run(run) => run.weight(),
-            Call::Open(open) => pairs(&open.env),
+            Call::Open(open) => pairs(&open.env) + open.cwd.as_ref().map_or(0, String::len),
             Call::Exec { order: Order::Write { bytes, .. }, .. } => bytes.len(),
             _ => 0,
         }
     }
 }
 
+/// What a string takes beside its bytes: a line of a megabyte may hold a quarter of a million that are empty.
+const STRING_BYTES: usize = size_of::<String>() + 16;
+
 fn pairs(env: &[(String, String)]) -> usize {
-    env.iter().map(|(name, value)| name.len() + value.len()).sum()
+    env.iter().map(|(name, value)| name.len() + value.len() + 2 * STRING_BYTES).sum()
 }
 
 fn session_ref(fields: &Fields) -> Result<SessionRef, Fault> {
@@ -299,9 +302,9 @@ impl Run {
     pub fn weight(&self) -> usize {
         let program = match &self.program {
             Program::Shell(line) => line.len(),
-            Program::Argv(argv) => argv.iter().map(String::len).sum(),
+            Program::Argv(argv) => argv.iter().map(|argument| argument.len() + STRING_BYTES).sum(),
         };
-        program + pairs(&self.env) + self.stdin.as_ref().map_or(0, Vec::len)
+        program + self.cwd.as_ref().map_or(0, String::len) + pairs(&self.env) + self.stdin.as_ref().map_or(0, Vec::len)
     }
 
     fn parse(params: Option<&RawValue>, config: &Config, background: bool) -> Result<Run, Fault> {

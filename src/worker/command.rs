@@ -359,9 +359,18 @@ impl Command {
 
     /// The reader of its stream has taken a piece.
     pub fn taken(&mut self, tools: &mut Tools) -> Next {
+        self.resume(Stream::taken, tools)
+    }
+
+    /// The reader of its stream is gone, and it runs on: for others, or to its end.
+    pub fn unheard(&mut self, tools: &mut Tools) -> Next {
+        self.resume(Stream::deafen, tools)
+    }
+
+    fn resume(&mut self, step: impl Fn(&mut Stream), tools: &mut Tools) -> Next {
         for pipe in [Pipe::Stdout, Pipe::Stderr] {
             if let Sink::Stream(stream) = &mut self.output(pipe).sink {
-                stream.taken();
+                step(stream);
             }
             self.read(pipe, tools);
         }

@@ -183,7 +183,7 @@ impl Worker {
                 output_bytes: stdout.total + stderr.total,
             };
             let history_max = self.tools.setup.config.sessions.max_history as usize;
-            if let Some(forgotten) = session.command_gone(command.exec, Some(ran), history_max) {
+            for forgotten in session.command_gone(command.exec, Some(ran), history_max) {
                 self.forget(forgotten);
             }
         }
@@ -255,6 +255,15 @@ impl Worker {
             self.answers.remove(&request);
         }
         self.tools.gateway.tell(ToGateway::Piece { request, body, more });
+    }
+
+    /// Whoever was to read an answer, or a stream, is gone.
+    pub(super) fn forget_request(&mut self, request: RequestId) {
+        self.answers.remove(&request);
+        self.unwait(request);
+        if let Some(exec) = self.streams.get(&request) {
+            self.with(*exec, |command, tools| command.unheard(tools));
+        }
     }
 
     pub(super) fn claim(&self, orphans: &[Orphan]) {

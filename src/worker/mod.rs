@@ -15,6 +15,7 @@ mod sessions;
 mod stream;
 mod terminal;
 mod tools;
+mod waits;
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,18 +26,18 @@ use mio::{Events, Poll, Token};
 use nix::sys::signal::SigSet;
 
 use self::command::{Command, Pipe};
-use self::reads::Waits;
 pub use self::relief::Relief;
 use self::retained::Outcome;
 pub use self::retained::Told;
 use self::session::Session;
 pub use self::tools::Setup;
 use self::tools::Tools;
+use self::waits::Waits;
 use crate::admission::buffers::Account;
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
-use crate::process::child::Child;
+use crate::process::child::{Child, Children};
 use crate::protocol::encode::Body;
 use crate::sys::clone::Stack;
 
@@ -152,12 +153,15 @@ impl Worker {
         let mut worker = self;
         let mut events = Events::with_capacity(TURN_MAX);
         let mut stack = Stack::new();
+        let children = Children::none();
         while !worker.stopping {
             // First what was left by the thread that this one relieves.
             while let Some(start) = worker.tools.starts.pop_front() {
                 let exec = start.exec;
                 worker.starting = Some(exec);
-                let Some((back, launched)) = relief.start(worker, start, &mut stack) else { return };
+                let Some((back, launched)) = relief.start(worker, start, &mut stack, &children) else {
+                    return children.outlive();
+                };
                 worker = back;
                 worker.starting = None;
                 worker.guarded(Some(exec), None, |worker| worker.launched(exec, launched));
@@ -269,10 +273,7 @@ impl Worker {
             ToWorker::List { request, client } => self.list(request, client.as_deref()),
             ToWorker::Tell { request, told } => self.tell_again(request, &told),
             ToWorker::More { request } => self.more(request),
-            ToWorker::Forget { request } => {
-                self.answers.remove(&request);
-                self.unwait(request);
-            }
+            ToWorker::Forget { request } => self.forget_request(request),
             ToWorker::CheckIdle { session } => self.check_idle(session),
             ToWorker::Launched { exec, launched } => self.launched(exec, launched),
             ToWorker::Probed { session, probed } => self.probed(session, probed),

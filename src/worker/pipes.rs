@@ -24,13 +24,11 @@ pub struct Input {
     open: bool,
 }
 
-/// What waits to be read leaves no room for more.
+/// What waits to be read leaves no room for more: so many bytes do, and so many may.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Overfull {
-    /// So many bytes of this command wait already.
-    Input(u64),
-    /// There is no memory left for its client, or for all.
-    Account { limit: u64, usage: u64 },
+pub struct Overfull {
+    pub limit: u64,
+    pub usage: u64,
 }
 
 impl Input {
@@ -66,12 +64,13 @@ impl Input {
     /// Appends bytes, all of them or none; they are written with the next [`Input::write`].
     pub fn append(&mut self, bytes: &[u8], bytes_max: u64) -> Result<(), Overfull> {
         let waiting = self.bytes.len() - self.written;
+        let full = |limit: u64| Err(Overfull { limit, usage: waiting as u64 });
         if (waiting + bytes.len()) as u64 > bytes_max {
-            return Err(Overfull::Input(waiting as u64));
+            return full(bytes_max);
         }
+        // Where others hold the memory, it may have less.
         if !self.share.resize(waiting + bytes.len()) {
-            let (limit, usage) = self.share.account().tightest();
-            return Err(Overfull::Account { limit, usage });
+            return full(bytes_max.min(waiting as u64 + self.share.account().room()));
         }
         self.bytes.drain(..self.written);
         self.written = 0;

@@ -1,7 +1,6 @@
 //! Reading by offset, and requests that wait: for a part of an output, or for a command's record. A wait holds no
 //! thread; it is a row here with a deadline, answered by whatever it waits for.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use super::command::Due;
 use super::record::Held;
 use super::retained::Outcome;
 use super::stream::split_tail;
+use super::waits::Wanted;
 use super::{PIECE_BYTES, Worker};
 use crate::admission::buffers::Share;
 use crate::ids::{ExecId, RequestId};
@@ -105,38 +105,6 @@ fn part_body(bytes: Arc<Held>, range: Range<usize>, found: &Found, base64: bool)
     body
 }
 
-/// What a request waits for.
-#[derive(Debug, Clone, Copy)]
-pub enum Wanted {
-    Record,
-    Part(Read),
-}
-
-/// Requests that wait, by their command. Each is in flight on a connection, which bounds them.
-#[derive(Debug, Default)]
-pub struct Waits {
-    of: HashMap<ExecId, Vec<(RequestId, Wanted)>>,
-    command: HashMap<RequestId, ExecId>,
-}
-
-impl Waits {
-    fn add(&mut self, exec: ExecId, request: RequestId, wanted: Wanted) {
-        self.of.entry(exec).or_default().push((request, wanted));
-        self.command.insert(request, exec);
-    }
-
-    fn remove(&mut self, request: RequestId) -> Option<(ExecId, Wanted)> {
-        let exec = self.command.remove(&request)?;
-        let waiting = self.of.get_mut(&exec)?;
-        let at = waiting.iter().position(|(waiter, _)| *waiter == request)?;
-        let (_, wanted) = waiting.swap_remove(at);
-        if waiting.is_empty() {
-            self.of.remove(&exec);
-        }
-        Some((exec, wanted))
-    }
-}
-
 impl Worker {
     /// A request that waits so long for a command that runs; none: however long it takes.
     pub(super) fn wait_for(&mut self, exec: ExecId, request: RequestId, wanted: Wanted, wait_ms: Option<u64>) {
@@ -156,7 +124,7 @@ impl Worker {
 
     /// Everybody who waits for a command; they do not any more.
     pub(super) fn all_waiting(&mut self, exec: ExecId) -> Vec<(RequestId, Wanted)> {
-        let all = self.waits.of.get(&exec).cloned().unwrap_or_default();
+        let all = self.waits.all(exec);
         for (request, _) in &all {
             self.unwait(*request);
         }
@@ -177,14 +145,18 @@ impl Worker {
 
     /// Answers who waited for a part that has come.
     pub(super) fn serve_reads(&mut self, exec: ExecId) {
-        let Some(waiting) = self.waits.of.get(&exec) else { return };
-        let parts = |(request, wanted): &(RequestId, Wanted)| match wanted {
-            Wanted::Part(read) => Some((*request, *read)),
-            Wanted::Record => None,
-        };
-        for (request, read) in waiting.iter().filter_map(parts).collect::<Vec<_>>() {
-            if self.tell_part(exec, request, &read, false) {
-                self.unwait(request);
+        if self.waits.is_empty() {
+            return;
+        }
+        for stderr in [false, true] {
+            let Some(view) = self.commands.get(&exec).and_then(|command| command.view(stderr)) else { return };
+            let below = (!view.ended).then_some(view.total);
+            for (request, wanted) in self.waits.parts(exec, stderr, below) {
+                if let Wanted::Part(read) = wanted
+                    && self.tell_part(exec, request, &read, false)
+                {
+                    self.unwait(request);
+                }
             }
         }
     }

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::Worker;
 use super::tools::Start;
 use crate::message::ToWorker;
+use crate::process::child::Children;
 use crate::process::errands::Errands;
 use crate::process::spawn::{Launched, Spawner};
 use crate::sys::clone::Stack;
@@ -77,24 +78,21 @@ impl Relief {
         worker: Box<Worker>,
         start: Start,
         stack: &mut Stack,
+        children: &Children,
     ) -> Option<(Box<Worker>, Launched)> {
         let Start { exec, plan, wiring, ticket } = start;
         let (index, mailbox) = (worker.index, worker.tools.own.clone());
         self.seat(index).parked = Some((worker, Instant::now()));
         self.watch();
-        let launched = self.spawner.spawn(*plan, wiring, &ticket, stack);
+        let mut launched = self.spawner.spawn(*plan, wiring, &ticket, stack);
+        if let Ok(started) = &mut launched {
+            started.child.join(children);
+        }
         let parked = self.seat(index).parked.take_if(|(worker, _)| worker.starting == Some(exec));
         match parked {
             Some((worker, _)) => Some((worker, launched)),
             None => {
-                let mut launched = launched;
-                // The child dies with its thread, and unreaped it would be an orphan without it: so the thread stays
-                // until the child is reaped.
-                let reaped = launched.as_mut().ok().map(|started| started.child.keeper());
                 mailbox.tell(ToWorker::Launched { exec, launched });
-                if let Some(reaped) = reaped {
-                    let _ = reaped.recv();
-                }
                 None
             }
         }

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::command::{Command, Due};
-use super::reads::Wanted;
 use super::record::{Finished, Held, Kept};
+use super::waits::Wanted;
 use super::{Answer, Worker};
 use crate::admission::buffers::Account;
 use crate::ids::{ExecId, RequestId, SessionId};

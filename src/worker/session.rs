@@ -110,20 +110,20 @@ impl Session {
         self.last_active = Instant::now();
     }
 
-    /// A command has left; where it ran, its record without the outputs stays. One that is remembered no longer for
-    /// that.
-    pub fn command_gone(&mut self, exec: ExecId, ran: Option<Ran>, history_max: usize) -> Option<ExecId> {
+    /// A command has left; where it ran, its record without the outputs stays. Those that are remembered no longer
+    /// for that: more than one where the maximum was lowered meanwhile.
+    pub fn command_gone(&mut self, exec: ExecId, ran: Option<Ran>, history_max: usize) -> Vec<ExecId> {
         self.running.retain(|running| *running != exec);
         self.last_active = Instant::now();
-        let Ran { record, cpu, output_bytes } = ran?;
+        let Some(Ran { record, cpu, output_bytes }) = ran else { return Vec::new() };
         self.spent.count(cpu, output_bytes);
         if self.ephemeral || history_max == 0 {
-            return None;
+            return Vec::new();
         }
-        // A lower maximum may have come meanwhile; what is over it goes one by one, with each that comes.
-        let forgotten = if self.history.len() >= history_max { self.history.pop_front() } else { None };
+        let over = (self.history.len() + 1).saturating_sub(history_max);
+        let forgotten = self.history.drain(..over).map(|(exec, _)| exec).collect();
         self.history.push_back((exec, record));
-        forgotten.map(|(exec, _)| exec)
+        forgotten
     }
 
     /// Somebody has asked for something.

@@ -97,6 +97,7 @@ impl Stream {
     /// The connection that it went to is gone.
     pub fn deafen(&mut self) {
         self.deaf = true;
+        self.reserve.resize(0);
         self.offset += std::mem::take(&mut self.partial).len() as u64;
     }
 

@@ -95,3 +95,21 @@ fn what_is_kept_of_one_that_has_ended_counts_until_it_goes() {
     client.ok("session.close", json!({"session": session}));
     wait_unused(&daemon, &ip(1));
 }
+
+#[test]
+fn inv7_what_is_kept_of_those_that_have_ended_makes_room_for_those_that_come() {
+    let daemon = Daemon::start(&[("commands.max_buffer_bytes", json!(4 << 20)), ("commands.retain_s", json!(3600))]);
+    let mut client = daemon.tcp_as(1);
+    let session = client.open(json!({}));
+    let mut last = Value::Null;
+    for _ in 0..10 {
+        last = start(&mut client, &session, "head -c 1000000 /dev/zero | tr '\\0' a; printf END");
+        assert_eq!(client.ok("exec.wait", json!({"exec": last, "wait_s": 10}))["status"], "exited");
+    }
+    let stats = daemon.stats();
+    assert!(stats["output"]["buffered_bytes"].as_i64().unwrap() <= 4 << 20, "{stats}");
+    // The newest is there, and somebody else's command finds room.
+    let asked = json!({"exec": last, "stream": "stdout", "offset": 999_990});
+    assert_eq!(client.ok("exec.read", asked)["data"], "aaaaaaaaaaEND");
+    assert_eq!(daemon.tcp_as(2).run("echo room")["stdout"], "room\n");
+}

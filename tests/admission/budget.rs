@@ -198,3 +198,20 @@ fn what_is_no_budget_is_refused() {
         }
     });
 }
+
+#[test]
+fn whoever_waits_in_a_session_whose_budget_is_used_up_meanwhile_is_told_at_once() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.tcp_as(1);
+    let gate = daemon.launch.folder.gate();
+    let session = client.open(json!({"budget": {"commands": 2}}));
+    let first = hold(&daemon, &mut client, &gate, json!({"session": session}));
+    let second = enqueue(&mut client, waiting_in(&session, "echo second"));
+    let third = enqueue(&mut client, waiting_in(&session, "echo third"));
+    gate.open();
+    expect_done(&mut client, &first);
+    // There is no use in waiting for the rest of its time.
+    let error = expect_refusal(&mut client, &third, "BUDGET_EXHAUSTED");
+    assert_eq!(expect_exhausted(&error, &session, "commands"), (2.0, 2.0));
+    assert_eq!(expect_done(&mut client, &second)["stdout"], "second\n");
+}

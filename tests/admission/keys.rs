@@ -166,6 +166,41 @@ fn whoever_waits_is_served_although_the_first_to_ask_has_gone() {
     assert_eq!(log.words().len(), ran);
 }
 
+/// Its output has no reader: it goes nowhere, and holds nothing up.
+#[test]
+fn a_stream_whose_reader_left_the_queue_runs_for_whoever_waits_with_it() {
+    let daemon = Daemon::start(&[("commands.max_commands", json!(1))]);
+    let (mut holder, mut first, mut second) = (daemon.tcp_as(2), daemon.tcp_as(1), daemon.tcp_as(1));
+    let gate = daemon.launch.folder.gate();
+    let running = hold(&daemon, &mut holder, &gate, json!({}));
+    let mut streamed = keyed("k", "head -c 2000000 /dev/zero");
+    streamed["queue_ms"] = json!(600_000);
+    streamed["stream"] = json!(true);
+    enqueue(&mut first, streamed.clone());
+    let id = enqueue(&mut second, streamed);
+    drop(first);
+    wait_connections(&daemon, 2);
+    gate.open();
+    expect_done(&mut holder, &running);
+    assert_eq!(expect_done(&mut second, &id)["stdout_bytes"], 2_000_000);
+    wait_unused(&daemon, &ip(1));
+}
+
+#[test]
+fn a_stream_whose_reader_left_it_runs_on_for_whoever_waits_with_it() {
+    let daemon = Daemon::start(&[]);
+    let (mut first, mut second) = (daemon.tcp_as(1), daemon.tcp_as(1));
+    let mut streamed = keyed("k", "head -c 20000000 /dev/zero");
+    streamed["stream"] = json!(true);
+    // It does not read, so the command waits for it.
+    enqueue(&mut first, streamed.clone());
+    daemon.wait_running(1);
+    let id = enqueue(&mut second, streamed);
+    drop(first);
+    assert_eq!(expect_done(&mut second, &id)["stdout_bytes"], 20_000_000);
+    wait_unused(&daemon, &ip(1));
+}
+
 #[test]
 fn a_run_that_was_killed_is_remembered() {
     let daemon = Daemon::start(&[]);

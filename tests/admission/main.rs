@@ -26,6 +26,7 @@ mod reload;
 mod reload_while_held;
 mod rules;
 mod state;
+mod storm;
 mod tree;
 mod view;
 mod waiters;

@@ -172,17 +172,27 @@ fn a_line_that_had_to_wait_for_memory_is_read_in_the_end() {
     wait_empty(&daemon);
 }
 
-/// Has many requests with much stdin be put off, for whatever reason: they must not be held beyond the bound.
+/// What asks for much stdin.
+fn much_stdin(mut params: Value) -> Value {
+    params["cmd"] = json!("wc -c");
+    params["stdin"] = json!("x".repeat(900_000));
+    params
+}
+
+/// What asks for little, in many strings, each of which takes more than it says.
+fn many_strings(mut params: Value) -> Value {
+    params["argv"] = json!(["true"]);
+    params["argv"].as_array_mut().unwrap().extend(vec![json!(""); 60_000]);
+    params
+}
+
+/// Has many requests be put off, for whatever reason: they must not be held beyond the bound.
 #[track_caller]
-fn expect_bounded_while_put_off(daemon: &Daemon, first: Value) {
+fn expect_bounded_while_put_off(daemon: &Daemon, params: &Value) {
     let before = procs::peak_rss_bytes(daemon.runtime_pid);
     let mut client = daemon.tcp_as(2);
     client.ok("limit.show", json!({}));
-    let stdin = "x".repeat(900_000);
-    let mut params = first;
-    params["cmd"] = json!("wc -c");
-    params["stdin"] = json!(stdin);
-    // 54 MB. What the daemon does not take it may refuse, or leave where it is.
+    // 54 MB, or twice as much. What the daemon does not take it may refuse, or leave where it is.
     let lines: String =
         (0..60).map(|id| format!("{}\n", json!({"id": id, "method": "exec.run", "params": params}))).collect();
     client.send_until_blocked(lines.as_bytes(), Duration::from_millis(300)).unwrap();
@@ -195,22 +205,26 @@ fn expect_bounded_while_put_off(daemon: &Daemon, first: Value) {
 }
 
 #[test]
-fn inv7_the_stdin_of_commands_that_wait_for_a_slot_stays_within_the_bound() {
-    let settings = [buffers(6 * MIB), ("commands.max_commands", json!(1)), ("sessions.max_sessions", json!(100))];
-    let daemon = Daemon::start(&settings);
-    let mut holder = daemon.tcp_as(1);
-    stand(&daemon, &mut holder, json!({}));
-    expect_bounded_while_put_off(&daemon, json!({"queue_ms": 600_000}));
-    drop(holder);
-    wait_empty(&daemon);
+fn inv7_the_params_of_commands_that_wait_for_a_slot_stay_within_the_bound() {
+    for params in [much_stdin, many_strings] {
+        let settings = [buffers(6 * MIB), ("commands.max_commands", json!(1)), ("sessions.max_sessions", json!(100))];
+        let daemon = Daemon::start(&settings);
+        let mut holder = daemon.tcp_as(1);
+        stand(&daemon, &mut holder, json!({}));
+        expect_bounded_while_put_off(&daemon, &params(json!({"queue_ms": 600_000})));
+        drop(holder);
+        wait_empty(&daemon);
+    }
 }
 
 #[test]
-fn inv7_the_stdin_of_requests_that_wait_for_their_time_stays_within_the_bound() {
-    let settings = [buffers(6 * MIB), ("rate.rate", json!("1r/m")), ("rate.burst", json!(1000))];
-    let daemon = Daemon::start(&settings);
-    expect_bounded_while_put_off(&daemon, json!({}));
-    wait_empty(&daemon);
+fn inv7_the_params_of_requests_that_wait_for_their_time_stay_within_the_bound() {
+    for params in [much_stdin, many_strings] {
+        let settings = [buffers(6 * MIB), ("rate.rate", json!("1r/m")), ("rate.burst", json!(1000))];
+        let daemon = Daemon::start(&settings);
+        expect_bounded_while_put_off(&daemon, &params(json!({})));
+        wait_empty(&daemon);
+    }
 }
 
 #[test]
@@ -253,4 +267,29 @@ fn pipelined_questions_whose_answers_nobody_reads_stay_within_the_bound() {
     daemon.unix().ping();
     drop(clients);
     wait_empty(&daemon);
+}
+
+#[test]
+fn inv7_records_of_retry_keys_that_nobody_reads_stay_within_the_bound() {
+    const BOUND: i64 = 8 << 20;
+    let daemon = Daemon::start(&[
+        buffers(BOUND),
+        ("commands.max_output_bytes", json!(1 << 20)),
+        ("commands.key_window_s", json!(1)),
+    ]);
+    let mut client = daemon.tcp_as(1);
+    let before = procs::peak_rss_bytes(daemon.runtime_pid);
+    // Some 1.4 MiB each: the answers to one client that does not read.
+    let asked =
+        |number: u32| json!({"cmd": "head -c 1000000 /dev/urandom", "key": format!("{number}"), "queue_ms": 600_000});
+    let ids: Vec<Value> = (0..60).map(|number| client.ask("exec.run", asked(number))).collect();
+    daemon.stats_show("all have run, or were refused", |stats| {
+        let commands = &stats["commands"];
+        (commands["finished"].as_u64()? + commands["rejected"].as_u64()? == 60).then_some(())
+    });
+    let grown = procs::peak_rss_bytes(daemon.runtime_pid) - before;
+    assert!(grown < 4 * BOUND as u64, "it has grown by {grown} bytes");
+    // Of those that ran it gets every record in the end.
+    let records = ids.iter().filter(|id| client.answer(id).get("result").is_some()).count();
+    assert_eq!(daemon.stats()["commands"]["finished"].as_u64(), Some(records as u64));
 }

@@ -163,6 +163,20 @@ fn more_than_commands_over_is_not_waited_for() {
     expect_done(&mut client, &first);
 }
 
+/// It would wait in vain, in a place that others could have.
+#[test]
+fn whoever_may_run_nothing_at_all_does_not_wait() {
+    let daemon = one_slot(&[registered(json!({"commands": 0}))]);
+    let mut client = daemon.tcp_as(1);
+    let session = client.open(json!({}));
+    for own in [json!(null), json!(session)] {
+        let mut asked = waiting("true");
+        asked["session"] = own;
+        let error = changes_nothing(&daemon, &ip(1), || client.refused("exec.run", asked, "OVER_LIMIT"));
+        expect_over(&error, &ip(1), &[("commands", 0, 0, 1)], false);
+    }
+}
+
 #[test]
 fn an_ephemeral_session_is_claimed_at_once() {
     let daemon = one_slot(&[("sessions.max_sessions", json!(2))]);

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Conn, DEADLINE, Daemon, Value, json, wait_until};
+use crate::support::{Conn, DEADLINE, Daemon, Signal, Value, json, wait_until};
 use crate::view::*;
 
 /// A rate and more of its group.
@@ -159,6 +159,23 @@ fn requests_that_wait_do_not_hold_up_the_end_of_the_daemon() {
     let (ids, ping) = ask_many(&mut client, 5);
     expect_only(&mut client, &[&ids[0], &ping]);
     daemon.terminate();
+}
+
+#[test]
+fn at_shutdown_requests_that_wait_for_their_time_are_told() {
+    let mut daemon = daemon("1r/m", &[burst(10)]);
+    let mut client = daemon.tcp_as(1);
+    client.ok("limit.show", json!({}));
+    let run = client.ask("exec.run", json!({"cmd": "true"}));
+    let open = client.ask("session.open", json!({}));
+    let show = client.ask("limit.show", json!({}));
+    client.ping();
+    daemon.signal(Signal::SIGTERM);
+    for id in [&run, &open] {
+        expect_refusal(&mut client, id, "SHUTTING_DOWN");
+    }
+    assert_eq!(client.answer(&show)["result"]["client"], ip(1));
+    daemon.expect_clean_exit();
 }
 
 #[test]

@@ -15,13 +15,12 @@ fn sessions_quota(limit: i64) -> Value {
     json!({"quotas": {"registered": limits}})
 }
 
-/// What `system.info` says of the last reload, and when by the daemon's own clock that was.
+/// How old the daemon is in milliseconds, and what `system.info` says of the last reload.
 #[track_caller]
-fn last_reload(daemon: &Daemon) -> (Value, Option<i64>) {
+fn last_reload(daemon: &Daemon) -> (i64, Value) {
     let info = daemon.unix().ok("system.info", json!({}));
     let reload = info.get("reload").unwrap_or_else(|| panic!("info shows the last reload: {info}")).clone();
-    let at = reload["ms_ago"].as_i64().map(|ago| info["uptime_ms"].as_i64().unwrap() - ago);
-    (reload, at)
+    (info["uptime_ms"].as_i64().unwrap(), reload)
 }
 
 /// Puts this into the file, asks for it to be read, and waits until that is over: what `system.info` says of it.
@@ -33,15 +32,13 @@ fn reload(daemon: &Daemon, text: &str) -> Value {
 
 #[track_caller]
 fn hang_up(daemon: &Daemon) -> Value {
-    // Far enough apart to be told apart, as both clocks are rounded to milliseconds.
-    let before = wait_until("the last one is some milliseconds ago", DEADLINE, || match last_reload(daemon) {
-        (_, None) => Some(i64::MIN),
-        (reload, Some(at)) => (reload["ms_ago"].as_i64()? > 5).then_some(at + 2),
-    });
+    // Whatever there was has been there by now; what comes later than some milliseconds from now is the next one.
+    let (now, _) = last_reload(daemon);
+    wait_until("the clock has moved on", DEADLINE, || (last_reload(daemon).0 >= now + 5).then_some(()));
     daemon.signal(Signal::SIGHUP);
     wait_until("it has reloaded", DEADLINE, || {
-        let (reload, at) = last_reload(daemon);
-        (at? > before).then_some(reload)
+        let (uptime, reload) = last_reload(daemon);
+        (uptime - reload["ms_ago"].as_i64()? > now + 2).then_some(reload)
     })
 }
 
@@ -73,7 +70,7 @@ pub fn room(client: &mut Conn) -> usize {
 fn changed_quotas_count_for_what_comes_after_and_no_session_is_dropped() {
     let daemon = start(sessions_quota(3));
     let mut client = daemon.tcp_as(1);
-    assert_eq!(last_reload(&daemon).0, Value::Null);
+    assert_eq!(last_reload(&daemon).1, Value::Null);
     let gate = daemon.launch.folder.gate();
     let session = client.open(json!({}));
     let run = hold(&daemon, &mut client, &gate, json!({"session": session}));

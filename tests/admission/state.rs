@@ -156,6 +156,26 @@ fn a_damaged_file_is_named_and_the_last_good_one_counts() {
     }
 }
 
+/// What is answered, what counts, and what counts after a restart are one and the same, also where the disk takes the
+/// file and not its copy.
+#[test]
+fn a_limit_whose_copy_cannot_be_kept_is_what_was_answered() {
+    let state = State::new();
+    let daemon = state.start();
+    set(&mut daemon.unix(), None, 6);
+    let copy = state.file().display().to_string() + ".last-good.new";
+    fs::create_dir_all(format!("{copy}/in the way")).unwrap();
+    let mut admin = daemon.unix();
+    let answer = admin.request("limit.set", json!({"resource": "sessions", "limit": 7}));
+    let counts = limit(&mut admin, &ip(1), "sessions");
+    assert_eq!(counts, if answer.get("error").is_some() { 6 } else { 7 }, "{answer}");
+    drop(admin);
+    drop(daemon);
+
+    let daemon = state.start();
+    assert_eq!(limit(&mut daemon.unix(), &ip(1), "sessions"), counts, "{answer}");
+}
+
 #[test]
 fn a_limit_that_cannot_be_kept_is_not_set() {
     let state = State::new();

@@ -224,7 +224,7 @@ pub fn expect_refusal(conn: &mut Conn, id: &Value, reason: &str) -> Value {
 }
 
 /// Longer than any test runs.
-const LONG_MS: i64 = 600_000;
+pub const LONG_MS: i64 = 600_000;
 
 /// A daemon with one slot.
 pub fn one_slot(more: &[(&str, Value)]) -> Daemon {

@@ -85,14 +85,61 @@ fn inv7_no_more_wait_than_max_queued() {
     let (gate, log) = (daemon.launch.folder.gate(), Log::new());
     let running = hold(&daemon, &mut client, &gate, json!({}));
     let waiters = line_up(&mut client, &log, "w", 2);
-    let error = changes_nothing(&daemon, &ip(2), || other.refused("exec.run", waiting("true"), "CAPACITY"));
-    assert_eq!(error["data"]["resource"], "commands", "{error}");
-    assert!(error["data"]["limit"].is_i64() && error["data"]["usage"].is_i64(), "{error}");
+    let error = changes_nothing(&daemon, &ip(1), || client.refused("exec.run", waiting("true"), "CAPACITY"));
+    expect_capacity(&error, "commands", 2, 2);
     gate.open();
     for id in [running].iter().chain(&waiters) {
         expect_done(&mut client, id);
     }
     assert_eq!(other.ok("exec.run", waiting("echo room"))["stdout"], "room\n");
+}
+
+#[test]
+fn a_client_that_fills_the_queue_keeps_nobody_out_of_it() {
+    let daemon = one_slot(&[("commands.max_queued", json!(3))]);
+    let (mut greedy, mut modest) = (daemon.tcp_as(1), daemon.tcp_as(2));
+    let (gate, log) = (daemon.launch.folder.gate(), Log::new());
+    let running = hold(&daemon, &mut greedy, &gate, json!({}));
+    let waiters = line_up(&mut greedy, &log, "greedy", 3);
+    let first = enqueue(&mut modest, waiting(&log.say("modest")));
+    // The newest of the greedy one has made room, with all that it had claimed.
+    let error = expect_refusal(&mut greedy, &waiters[2], "CAPACITY");
+    expect_capacity(&error, "commands", 3, 3);
+    assert_eq!(usage(&mut daemon.unix(), &ip(1), "sessions"), 3);
+    // Two of the one and one of the other: nobody has too many any more.
+    for client in [&mut greedy, &mut modest] {
+        client.refused("exec.run", waiting("true"), "CAPACITY");
+    }
+    gate.open();
+    for id in [&running, &waiters[0], &waiters[1]] {
+        expect_done(&mut greedy, id);
+    }
+    expect_done(&mut modest, &first);
+    assert_eq!(log.words(), ["greedy0", "modest", "greedy1"]);
+    let rejected = daemon.stats()["commands"]["rejected"].clone();
+    assert_eq!(rejected, 3);
+    wait_unused(&daemon, &ip(1));
+    wait_unused(&daemon, &ip(2));
+}
+
+#[test]
+fn all_who_wait_for_one_key_hear_that_it_gave_way() {
+    let daemon = one_slot(&[("commands.max_queued", json!(2))]);
+    let (mut greedy, mut modest) = (daemon.tcp_as(1), daemon.tcp_as(2));
+    let gate = daemon.launch.folder.gate();
+    let running = hold(&daemon, &mut greedy, &gate, json!({}));
+    let keyed = || json!({"cmd": "echo once", "queue_ms": LONG_MS, "key": "k"});
+    let first = enqueue(&mut greedy, waiting("true"));
+    let twice = [(); 2].map(|()| enqueue(&mut greedy, keyed()));
+    let other = enqueue(&mut modest, waiting("true"));
+    for id in &twice {
+        expect_refusal(&mut greedy, id, "CAPACITY");
+    }
+    gate.open();
+    expect_done(&mut greedy, &running);
+    expect_done(&mut greedy, &first);
+    expect_done(&mut modest, &other);
+    assert_eq!(greedy.ok("exec.run", keyed())["stdout"], "once\n", "what was refused is not remembered");
 }
 
 #[test]

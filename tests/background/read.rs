@@ -107,7 +107,7 @@ fn a_flood_is_read_by_whoever_keeps_up_and_by_whoever_does_not() {
 
     let mut offset = 0;
     let mut dropped = 0;
-    for _ in 0..200 {
+    for _ in 0..40 {
         let part = read(&mut conn, &exec, offset, json!({"wait_s": 10, "max_bytes": 200_000}));
         let expected: Vec<u8> =
             (part.offset..).map(|at| b"0123456\n"[at as usize % 8]).take(part.bytes.len()).collect();

@@ -102,3 +102,35 @@ fn inv7_kept_outputs_take_at_most_half_of_the_memory_and_the_oldest_go_first() {
     let record = run(&mut conn, json!({"session": session, "cmd": "head -c 1500000 /dev/zero"}));
     assert_eq!(record["stdout_dropped"], 0);
 }
+
+#[test]
+fn a_history_that_was_made_shorter_is_shorter_with_the_next_command() {
+    let launch = Launch::new();
+    let file = launch.folder.join("config.json");
+    let configure = |max: u64| std::fs::write(&file, json!({"sessions": {"max_history": max}}).to_string()).unwrap();
+    configure(5);
+    let daemon = launch.start();
+    let mut conn = daemon.tcp();
+    let session = conn.open(json!({}));
+    let started = |conn: &mut Conn| {
+        let exec = start(conn, &session, "exit 0");
+        wait(conn, &exec);
+        exec
+    };
+    let before: Vec<String> = (0..5).map(|_| started(&mut conn)).collect();
+
+    configure(2);
+    daemon.signal(Signal::SIGHUP);
+    wait_until("it was read again", DEADLINE, || {
+        (conn.ok("system.info", json!({}))["limits"]["max_history"] == 2).then_some(())
+    });
+    let last = started(&mut conn);
+
+    let history = conn.ok("session.history", json!({"session": session}));
+    let kept: Vec<&Value> = history["commands"].as_array().unwrap().iter().map(|record| &record["exec"]).collect();
+    assert_eq!(kept, [&json!(before[4]), &json!(last)]);
+    for exec in &before[..4] {
+        conn.refused("exec.wait", json!({"exec": exec}), "EXEC_NOT_FOUND");
+    }
+    assert_eq!(wait(&mut conn, &before[4])["status"], "exited");
+}

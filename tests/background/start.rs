@@ -171,3 +171,21 @@ fn a_drain_ends_what_was_started_and_tells_who_waits() {
     let mut daemon = daemon;
     daemon.expect_clean_exit();
 }
+
+#[test]
+fn the_same_key_starts_it_once() {
+    let daemon = Daemon::start(&[("commands.max_commands_per_session", json!(4))]);
+    let (mut conn, mut other) = (daemon.tcp(), daemon.tcp());
+    let session = conn.open(json!({}));
+    let params = json!({"session": session, "cmd": "exec sleep 60", "key": "once"});
+
+    let first = conn.ok("exec.start", params.clone());
+    assert_eq!(conn.ok("exec.start", params.clone()), first);
+    assert_eq!(other.ok("exec.start", params.clone()), first);
+    conn.refused("exec.run", params, "INVALID_PARAMS");
+    assert_eq!(daemon.stats()["commands"]["started"], 1);
+
+    let exec = first["exec"].as_str().unwrap();
+    conn.ok("exec.kill", json!({"exec": exec}));
+    assert_eq!(end(&wait(&mut conn, exec)).0, "cancelled");
+}

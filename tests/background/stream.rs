@@ -91,3 +91,32 @@ fn a_stream_is_not_started_in_a_batch() {
     conn.send(&json!([{"id": 1, "method": "exec.start", "params": params}]));
     assert_eq!(conn.recv()[0]["error"]["data"]["reason"], "INVALID_PARAMS");
 }
+
+#[test]
+fn a_keyed_stream_goes_on_for_those_who_wait_when_its_reader_has_gone() {
+    let daemon = Daemon::start(&[]);
+    let (mut conn, mut other) = (daemon.unix(), daemon.unix());
+    let count = 20_000_000;
+    // Far more than all buffers hold.
+    let params = json!({"cmd": format!("yes 0123456 | head -c {count}"), "stream": true, "key": "k"});
+    let id = conn.ask("exec.run", params.clone());
+    piece(&conn.recv(), &id);
+    let waiting = other.ask("exec.run", params);
+    other.ping();
+
+    drop(conn);
+
+    let record = crate::support::conn::granted(other.answer(&waiting));
+    assert_eq!((end(&record), &record["stdout_bytes"]), (exited(0), &json!(count)));
+}
+
+#[test]
+fn a_keyed_stream_that_was_started_goes_to_whoever_started_it() {
+    let daemon = Daemon::start(&[]);
+    let mut conn = daemon.tcp();
+    let session = conn.open(json!({}));
+    let params = json!({"session": session, "cmd": "sleep 0.1; echo late", "stream": true, "key": "k"});
+    let id = conn.ask("exec.start", params);
+    crate::support::conn::granted(conn.answer(&id));
+    assert_eq!(piece(&conn.recv(), &id).bytes, b"late\n");
+}

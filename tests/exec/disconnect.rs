@@ -62,6 +62,21 @@ fn a_command_may_finish_without_its_client() {
 }
 
 #[test]
+fn a_stream_without_a_reader_holds_up_no_command_that_may_finish() {
+    let daemon = Daemon::start(&[]);
+    let shared = Shared::new();
+    let cmd = format!("head -c 20000000 /dev/zero; echo done >{}", shared.text("done"));
+
+    let mut conn = daemon.unix();
+    conn.ask("exec.run", json!({"cmd": cmd, "stream": true, "on_disconnect": "finish"}));
+    daemon.wait_running(1);
+    drop(conn);
+
+    shared.wait_for("done");
+    daemon.stats_show("it is over", |stats| (stats["commands"]["by_status"]["exited"] == 1).then_some(()));
+}
+
+#[test]
 fn a_session_closes_after_the_command_that_may_finish() {
     let daemon = Daemon::start(&[]);
     let shared = Shared::new();

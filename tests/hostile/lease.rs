@@ -87,6 +87,32 @@ fn spawns_that_hang_hold_up_no_other_session() {
     daemon.terminate();
 }
 
+/// They are children of the thread that hung.
+#[test]
+fn a_spawn_that_hangs_ends_no_other_command() {
+    let Some(lease) = Lease::take() else { return };
+    let daemon = Daemon::start(&[("sessions.threads", json!(1))]);
+    let mut conn = daemon.tcp();
+    let gate = daemon.launch.folder.gate();
+    let other = conn.ask("exec.run", json!({"cmd": format!("{}; echo unharmed", gate.wait())}));
+    daemon.wait_running(1);
+
+    // Neither a start that hangs and succeeds, nor one that fails.
+    let first = run(&mut conn, json!({"argv": [lease.program], "timeout_s": 0.5}));
+    assert!(["timed_out", "unkillable"].contains(&end(&first).0), "{first}");
+    let session = conn.open(json!({}));
+    let late = conn.ask("exec.run", json!({"session": session, "argv": [lease.program], "timeout_s": 3000}));
+    wait_until("another thread goes on", DEADLINE, || {
+        (daemon.log().matches("another thread goes on").count() == 2).then_some(())
+    });
+    drop(lease);
+    record_of(&mut conn, &late);
+    assert_well(&mut conn);
+
+    gate.open();
+    assert_eq!(text(&record_of(&mut conn, &other)), "unharmed\n");
+}
+
 #[test]
 fn a_session_whose_spawn_hangs_can_be_closed() {
     let Some(lease) = Lease::take() else { return };

@@ -8,5 +8,6 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod background;
 mod client;
 mod runtime;

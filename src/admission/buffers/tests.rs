@@ -82,6 +82,21 @@ fn a_limit_that_is_lowered_takes_nothing_away_and_stops_what_comes() {
 }
 
 #[test]
+fn a_tree_that_is_none_any_more_holds_nobody_up() {
+    let mut accounts = accounts(10_000);
+    let in_tree = |limit| Quota { limit: -1, tree: Some((name("parent"), limit)) };
+    let child = accounts.account(&name("child"), || in_tree(100));
+    assert_eq!(Share::take(&child, 101).unwrap_err(), Short::Client { limit: 100, usage: 0, delta: 101, tree: true });
+    accounts.adjust(|_| in_tree(200));
+    assert!(Share::take(&child, 200).is_ok() && Share::take(&child, 201).is_err());
+    // The child is somebody else's now, and nobody else of the parent's is there.
+    accounts.adjust(|client| if client == "parent" { in_tree(50) } else { flat(-1) });
+    assert!(Share::take(&child, 50).is_ok() && Share::take(&child, 51).is_err());
+    accounts.adjust(|_| flat(-1));
+    assert!(Share::take(&child, 10_000).is_ok());
+}
+
+#[test]
 fn inv7_who_holds_nothing_is_forgotten() {
     let mut accounts = accounts(1 << 20);
     let kept = accounts.account(&name("kept"), || flat(-1));

@@ -66,9 +66,15 @@ pub fn load(path: &Path) -> Result<Loaded, StateError> {
 
 /// Replaces the file and then its copy. When it returns, a power cut loses neither. Calls for one file must not
 /// overlap, or an older state may replace a newer one.
+///
+/// Once the file is replaced, its limits are those of the next start, whatever becomes of the copy: an older copy is a
+/// good one still, so that it could not be replaced is for the log.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     replace(path, bytes)?;
-    replace(&with(path, LAST_GOOD), bytes)
+    if let Err(error) = replace(&with(path, LAST_GOOD), bytes) {
+        log::warn!("the limits are saved, and their copy stays as it was: {error}");
+    }
+    Ok(())
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
@@ -81,8 +87,12 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     // The name is new, so no link of somebody else's is followed.
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
     let mut file = opened.map_err(|error| failed(&new, "made", &error))?;
-    file.write_all(bytes).map_err(|error| failed(&new, "written", &error))?;
-    file.sync_all().map_err(|error| failed(&new, "synced", &error))?;
+    let written = file.write_all(bytes).map_err(|error| failed(&new, "written", &error));
+    if let Err(error) = written.and_then(|()| file.sync_all().map_err(|error| failed(&new, "synced", &error))) {
+        // On a disk that is full, half a file would be in the way of others.
+        let _ = fs::remove_file(&new);
+        return Err(error);
+    }
     fs::rename(&new, path).map_err(|error| failed(&new, "renamed", &error))?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed(folder, "synced", &error))

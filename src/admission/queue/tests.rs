@@ -3,6 +3,15 @@ use std::sync::Arc;
 use super::*;
 use crate::admission::seeded::Seeded;
 
+impl<T> Queue<T> {
+    fn next(&mut self, mut can_start: impl FnMut(&T) -> bool) -> Option<T> {
+        self.take_next(|candidate| match candidate {
+            Candidate::Client(_) => true,
+            Candidate::Waiter(waiter) => can_start(waiter),
+        })
+    }
+}
+
 fn client(name: &str) -> ClientName {
     Arc::from(name)
 }
@@ -67,7 +76,7 @@ fn a_client_that_is_passed_over_keeps_its_turn() {
 fn who_leaves_is_gone_and_so_is_its_client() {
     let mut queue = Queue::new(3);
     let tickets: Vec<Ticket> =
-        ["a1", "a2", "b1"].iter().map(|waiter| queue.push(client(&waiter[..1]), *waiter).unwrap()).collect();
+        ["a1", "a2", "b1"].iter().map(|waiter| queue.push(client(&waiter[..1]), *waiter).unwrap().ticket).collect();
     assert_eq!(queue.get(tickets[0]), Some(&"a1"));
     assert_eq!(queue.remove(tickets[0]), Some("a1"));
     assert_eq!((queue.remove(tickets[0]), queue.get(tickets[0])), (None, None));
@@ -80,7 +89,7 @@ fn who_leaves_is_gone_and_so_is_its_client() {
 #[test]
 fn inv7_the_queue_ends_at_its_bound() {
     let mut queue = Queue::new(2);
-    let first = queue.push(client("a"), 1).unwrap();
+    let first = queue.push(client("a"), 1).unwrap().ticket;
     queue.push(client("b"), 2).unwrap();
     assert_eq!(queue.push(client("c"), 3), Err(Full { waiter: 3, limit: 2, usage: 2 }));
     assert_eq!((queue.clients.len(), queue.turns.len()), (2, 2), "who was refused left no trace");
@@ -93,15 +102,44 @@ fn inv7_the_queue_ends_at_its_bound() {
 }
 
 #[test]
+fn the_newest_of_whoever_has_most_gives_way_to_whoever_has_fewer() {
+    let mut queue = Queue::new(6);
+    for waiter in ["a1", "a2", "b1", "a3", "b2", "a4"] {
+        assert_eq!(queue.push(client(&waiter[..1]), waiter).unwrap().gave_way, None);
+    }
+    let mut push = |waiter: &'static str| match queue.push(client(&waiter[..1]), waiter) {
+        Ok(queued) => queued.gave_way,
+        Err(full) => Some(full.waiter),
+    };
+    assert_eq!([push("a5"), push("c1")], [Some("a5"), Some("a4")], "four, two, none: a is refused, c is not");
+    assert_eq!([push("b3"), push("c2")], [Some("b3"), Some("a3")], "three, two, one: b has but one fewer than a");
+    assert_eq!([push("a4"), push("b3"), push("c3")].map(Option::unwrap), ["a4", "b3", "c3"], "all are level");
+    assert_eq!(push("d1"), Some("c2"), "the newest of all, where several have most");
+    assert_eq!(push("d2"), Some("d2"));
+    assert_eq!(order(&mut queue), ["a1", "b1", "c1", "d1", "a2", "b2"]);
+}
+
+#[test]
+fn whoever_comes_to_a_queue_that_was_shortened_is_no_worse_off() {
+    let mut queue = Queue::new(4);
+    (0..4).for_each(|n| assert!(queue.push(client("a"), n).is_ok()));
+    queue.resize(2);
+    assert_eq!(queue.push(client("b"), 10).map(|queued| queued.gave_way), Ok(Some(3)));
+    assert_eq!(queue.len(), 4);
+    queue.resize(0);
+    assert_eq!(queue.push(client("c"), 20), Err(Full { waiter: 20, limit: 0, usage: 4 }), "nobody may wait");
+}
+
+#[test]
 fn all_who_wait_are_there_to_be_looked_at() {
     let mut queue = Queue::new(100);
     let tickets: Vec<Ticket> =
-        ["b1", "a1", "a2"].iter().map(|waiter| queue.push(client(&waiter[..1]), *waiter).unwrap()).collect();
+        ["b1", "a1", "a2"].iter().map(|waiter| queue.push(client(&waiter[..1]), *waiter).unwrap().ticket).collect();
     assert_eq!(queue.next(|_| true), Some("b1"));
     let mut all: Vec<(Ticket, &str)> = queue.iter().map(|(ticket, waiter)| (ticket, *waiter)).collect();
     all.sort();
     assert_eq!(all, [(tickets[1], "a1"), (tickets[2], "a2")]);
-    assert!(queue.push(client("b"), "b2").unwrap() > tickets[2], "no ticket is used twice");
+    assert!(queue.push(client("b"), "b2").unwrap().ticket > tickets[2], "no ticket is used twice");
 }
 
 /// The number of its client, that of its session, and its own.
@@ -143,6 +181,13 @@ impl Reference {
         Some(waiter)
     }
 
+    /// Whose newest gives way to another waiter of a client, if the queue is full.
+    fn newest_of_most(&self, of: &ClientName) -> Option<Ticket> {
+        let own = self.0.iter().find(|(client, _)| client == of).map_or(0, |(_, line)| line.len());
+        let greedier = self.0.iter().filter(|(_, line)| line.len() >= own + 2);
+        greedier.map(|(_, line)| (line.len(), line.last().unwrap().0)).max().map(|(_, ticket)| ticket)
+    }
+
     fn len(&self) -> usize {
         self.0.iter().map(|(_, line)| line.len()).sum()
     }
@@ -151,7 +196,7 @@ impl Reference {
 #[test]
 fn agrees_with_a_simple_reference() {
     const WAITERS_MAX: usize = 40;
-    let (mut started, mut removed, mut refused) = (0, 0, 0);
+    let (mut started, mut removed, mut refused, mut gave) = (0, 0, 0, 0);
     for seed in 0..20 {
         let mut seeded = Seeded(seed);
         let clients: Vec<ClientName> = (0..6).map(|n| client(&format!("uid:{n}"))).collect();
@@ -162,16 +207,21 @@ fn agrees_with_a_simple_reference() {
             match seeded.below(20) {
                 0..=10 => {
                     // Low numbers of sessions come more often.
-                    let (of, session) = (seeded.below(6), seeded.next() % (1 + seeded.below(9)));
+                    let (of, session) = (seeded.below(6).min(seeded.below(6)), seeded.next() % (1 + seeded.below(9)));
                     let (client, waiter) = (&clients[of as usize], (of, session, nth));
+                    let full = reference.len() == WAITERS_MAX;
+                    let newest = reference.newest_of_most(client).filter(|_| full);
                     match queue.push(client.clone(), waiter) {
-                        Ok(ticket) => {
+                        Ok(Queued { ticket, gave_way }) => {
                             assert!(ticket > last, "{place}");
                             last = ticket;
+                            assert_eq!(gave_way, newest.and_then(|newest| reference.remove(newest)), "{place}");
+                            gave += u64::from(gave_way.is_some());
                             reference.push(client, ticket, waiter);
                         }
                         Err(full) => {
                             refused += 1;
+                            assert_eq!(newest, None, "{place}");
                             assert_eq!((full.waiter, full.usage), (waiter, WAITERS_MAX), "{place}");
                         }
                     }
@@ -194,5 +244,24 @@ fn agrees_with_a_simple_reference() {
             assert_eq!((queue.turns.len(), queue.tickets.len()), (queue.clients.len(), queue.len()), "{place}");
         }
     }
-    assert!(started > 1000 && removed > 1000 && refused > 1000, "{started} {removed} {refused}");
+    let all = [started, removed, refused, gave];
+    assert!(all.iter().all(|count| *count > 500), "{all:?}");
+}
+
+#[test]
+fn a_client_that_may_run_nothing_is_passed_over_without_a_look_at_what_it_has() {
+    let mut queue = Queue::new(9);
+    for (client, waiter) in [("a", "a1"), ("a", "a2"), ("b", "b1")] {
+        queue.push(client.into(), waiter).unwrap();
+    }
+    let mut seen = Vec::new();
+    let next = queue.take_next(|candidate| match candidate {
+        Candidate::Client(client) => **client != *"a",
+        Candidate::Waiter(waiter) => {
+            seen.push(*waiter);
+            true
+        }
+    });
+    assert_eq!((next, seen), (Some("b1"), vec!["b1"]));
+    assert_eq!(queue.next(|_| true), Some("a1"));
 }

@@ -151,7 +151,7 @@ impl Ledger {
         self.settle();
         match resource {
             Resource::BufferBytes => buffers(client),
-            other => self.accounts.find(client).map_or(0, |account| judge::narrowed(account.usage[other])),
+            other => self.accounts.find(client).map_or(0, |account| claim::narrowed(account.usage[other])),
         }
     }
 

@@ -2,7 +2,8 @@
 //! that were derived by running it, `H` (in `trees`) those of the hierarchy.
 //!
 //! Not here, for there is nothing that they could be about: 1 and most of 2, 3 and 9 (arguments of a wrong type, which
-//! do not compile), 6 (there is nothing between an enforcer and its model), and 20 and 24 to 33 (which of a Keystone's endpoints to ask).
+//! do not compile), 6 (there is nothing between an enforcer and its model), and 20 and 24 to 33 (which of a Keystone's
+//! endpoints to ask).
 
 mod lookups;
 mod trees;

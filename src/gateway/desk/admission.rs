@@ -12,7 +12,7 @@ use super::quotas::over_limit;
 use super::{Asked, Decision, Desk, Entry, EntryState, Slot};
 use crate::admission::budget::Spent;
 use crate::admission::buffers::Claim as Buffers;
-use crate::admission::quota::{Amount, Claim, Resource};
+use crate::admission::quota::{Amount, Claim, OverLimit, Resource};
 use crate::gateway::book::Book;
 use crate::gateway::socket::Peer;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
@@ -22,20 +22,37 @@ use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::{OpenSession, Run};
 
-/// Why a command cannot start now.
-pub(super) struct Refusal {
-    pub fault: Fault,
-    /// It could when a command ends.
-    pub passes: bool,
+/// Why a command cannot start now. It is told only where the command does not wait, so it is put into words no sooner.
+pub(super) enum Refusal {
+    /// It never will.
+    Lasting(Fault),
+    /// So many commands of its session run, as many as may.
+    Busy {
+        limit: u64,
+        usage: u64,
+    },
+    Quota(OverLimit),
+    /// All slots of the daemon are taken.
+    Full(Fault),
 }
 
 impl Refusal {
-    fn passing(fault: Fault) -> Refusal {
-        Refusal { fault, passes: true }
+    /// It could when a command ends.
+    pub fn passes(&self) -> bool {
+        match self {
+            Refusal::Lasting(_) => false,
+            // Who may run nothing at all would wait in vain.
+            Refusal::Quota(over) => over.retryable,
+            Refusal::Busy { .. } | Refusal::Full(_) => true,
+        }
     }
 
-    fn lasting(fault: Fault) -> Refusal {
-        Refusal { fault, passes: false }
+    pub fn tell(self, session: SessionId) -> Fault {
+        match self {
+            Refusal::Lasting(fault) | Refusal::Full(fault) => fault,
+            Refusal::Busy { limit, usage } => Fault::session_busy(session, limit, usage),
+            Refusal::Quota(over) => over_limit(over),
+        }
     }
 }
 
@@ -115,10 +132,10 @@ impl Desk {
         let waiter = Waiter { request: asked.request, session, limits, id, run, params: None };
         match self.refusal(session) {
             None => self.start(waiter).map(Decision::Later),
-            Some(refusal) if refusal.passes && waiter.run.queue_ms > 0 => self.enqueue(waiter).map(Decision::Later),
+            Some(refusal) if refusal.passes() && waiter.run.queue_ms > 0 => self.enqueue(waiter).map(Decision::Later),
             Some(refusal) => {
                 self.unclaim_ephemeral(session);
-                Err(refusal.fault)
+                Err(refusal.tell(session))
             }
         }
     }
@@ -130,7 +147,10 @@ impl Desk {
         match self.ledger.claim(&peer.client, &both, &|_| 0) {
             // Each has a claim of its own from here on.
             Ok(claim) => self.ledger.release(claim),
-            Err(over) if may_wait && over.over.iter().all(|row| row.resource == Resource::Commands.name()) => {}
+            Err(over)
+                if may_wait
+                    && over.retryable
+                    && over.over.iter().all(|row| row.resource == Resource::Commands.name()) => {}
             Err(over) => return Err(over_limit(over)),
         }
         self.claim_session(peer, limits, EntryState::Ephemeral, None)
@@ -146,19 +166,22 @@ impl Desk {
     /// Why one more command cannot start in a session now, if it cannot.
     pub(super) fn refusal(&mut self, session: SessionId) -> Option<Refusal> {
         let Some(entry) = self.sessions.get(&session).filter(|entry| entry.state != EntryState::Closing) else {
-            return Some(Refusal::lasting(Fault::session_not_found(&session.to_string())));
+            return Some(Refusal::Lasting(Fault::session_not_found(&session.to_string())));
         };
         if let Err(fault) = entry.within_budget(session, Instant::now()) {
-            return Some(Refusal::lasting(fault));
+            return Some(Refusal::Lasting(fault));
         }
         let max = entry.commands_max(&self.config);
         if entry.running >= max {
-            return Some(Refusal::passing(Fault::session_busy(session, max, entry.running)));
+            return Some(Refusal::Busy { limit: max, usage: entry.running });
         }
-        if let Err(over) = self.ledger.check(&entry.client, &[(Resource::Commands.name(), 1)], &|_| 0) {
-            return Some(Refusal::passing(over_limit(over)));
-        }
-        self.slots.check_command().err().map(Refusal::passing)
+        let client = entry.client.clone();
+        self.over_quota(&client).or_else(|| self.slots.check_command().err().map(Refusal::Full))
+    }
+
+    /// Why one more command of a client cannot start now, if that is for its quota.
+    pub(super) fn over_quota(&mut self, client: &ClientName) -> Option<Refusal> {
+        self.ledger.check(client, &[(Resource::Commands.name(), 1)], &|_| 0).err().map(Refusal::Quota)
     }
 
     /// Starts a command that nothing refuses; its session goes with it where it cannot start all the same.

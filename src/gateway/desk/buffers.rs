@@ -49,7 +49,7 @@ pub(super) fn need(run: &Run) -> Need {
     Need {
         stdin: run.stdin.as_ref().map_or(0, Vec::len),
         stdout: output,
-        stderr: if run.merge_stderr { 0 } else { output },
+        stderr: if run.merge_stderr || run.pty.is_some() { 0 } else { output },
     }
 }
 

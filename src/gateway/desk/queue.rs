@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Desk;
 use super::inflight::Work;
 use crate::admission::buffers::Share;
-use crate::admission::queue::{Queue, Ticket};
+use crate::admission::queue::{Candidate, Queued, Ticket};
 use crate::ids::{RequestId, SessionId};
 use crate::message::ToWorker;
 use crate::protocol::fault::Fault;
@@ -37,9 +37,12 @@ impl Desk {
         let params = self.hold_bytes(&client, waiter.run.weight());
         waiter.params = Some(params.inspect_err(|_| self.unclaim_ephemeral(session))?);
         match self.queue.push(client, waiter) {
-            Ok(ticket) => {
+            Ok(Queued { ticket, gave_way }) => {
                 self.waits.set(request, until);
                 self.tell_worker(worker, ToWorker::Expect { session, more: true });
+                if let Some(other) = gave_way {
+                    self.make_way(&other);
+                }
                 Ok(Work::Queued(ticket))
             }
             Err(full) => {
@@ -47,6 +50,14 @@ impl Desk {
                 Err(Fault::queue_full(full.limit as u64, full.usage as u64))
             }
         }
+    }
+
+    /// A waiter of the client that has the most has lost its place to one of a client that has fewer.
+    fn make_way(&mut self, waiter: &Waiter) {
+        self.has_left(waiter);
+        self.unclaim_ephemeral(waiter.session);
+        let fault = Fault::queue_full(self.config.commands.max_queued, self.queue.len() as u64);
+        self.refuse_waiter(waiter.request, fault);
     }
 
     /// A waiter that will not start: what was claimed for it is given back.
@@ -68,22 +79,34 @@ impl Desk {
     pub(super) fn start_waiters(&mut self) {
         while !self.queue.is_empty() && self.slots.check_command().is_ok() {
             // The queue is looked at while the rest of the desk tells whether a waiter can start.
-            let mut queue = std::mem::replace(&mut self.queue, Queue::new(0));
-            // Who cannot start is passed over, but for those who never will: they are to hear why.
-            let next = queue.next(|waiter| self.refusal(waiter.session).is_none_or(|refusal| !refusal.passes));
+            let mut queue = std::mem::take(&mut self.queue);
+            let next = queue.take_next(|candidate| match candidate {
+                Candidate::Client(client) => self.over_quota(client).is_none_or(|over| !over.passes()),
+                // Who cannot start is passed over, but for those who never will: they are to hear why.
+                Candidate::Waiter(waiter) => self.refusal(waiter.session).is_none_or(|refusal| !refusal.passes()),
+            });
             self.queue = queue;
             let Some(waiter) = next else { return };
             self.has_left(&waiter);
-            let request = waiter.request;
-            let started = match self.refusal(waiter.session) {
+            let (request, session) = (waiter.request, waiter.session);
+            let started = match self.refusal(session) {
                 None => self.start(waiter),
-                Some(refusal) => Err(refusal.fault),
+                Some(refusal) => Err(refusal.tell(session)),
             };
             match started {
-                Ok(work) => self.set_work(request, work),
+                Ok(work) => self.begin(request, work),
                 Err(fault) => self.refuse_waiter(request, fault),
             }
         }
+    }
+
+    /// A waiter has become a command.
+    fn begin(&mut self, request: RequestId, work: Work) {
+        if let (Work::Command { worker, .. }, false) = (&work, self.requests.contains_key(&request)) {
+            // Others with the same key wait for its record, but whoever would have read its stream is gone.
+            self.tell_worker(*worker, ToWorker::Forget { request });
+        }
+        self.set_work(request, work);
     }
 
     /// Waiters whose time is over get the refusal that they would have had at first.
@@ -95,7 +118,10 @@ impl Desk {
             let refusal = self.refusal(session);
             self.leave_queue(ticket);
             let max = self.config.commands.max_commands;
-            let fault = refusal.map_or_else(|| Fault::capacity("commands", max, self.slots.commands()), |r| r.fault);
+            let fault = refusal.map_or_else(
+                || Fault::capacity("commands", max, self.slots.commands()),
+                |refusal| refusal.tell(session),
+            );
             self.refuse_waiter(request, fault);
         }
     }

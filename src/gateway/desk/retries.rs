@@ -120,9 +120,9 @@ impl Desk {
         let nobody = self.keyed.retries.leave(id, |waiter| *waiter == request);
         let Some(first) = self.keyed.requests.get(&id).copied() else { return };
         let Some(runner) = self.keyed.runners.get(&first) else { return };
-        if let (Work::Command { worker, .. }, true) = (&runner.work, first == request) {
-            // It reads no stream any more, either.
-            self.tell_worker(*worker, ToWorker::Forget { request });
+        if let (Work::Command { exec, worker }, true) = (&runner.work, first == request) {
+            // Nobody takes its stream any more, if it has one; for the others it goes on.
+            self.tell_worker(*worker, ToWorker::Unheard { exec: *exec });
         }
         if !nobody {
             return;

@@ -101,10 +101,7 @@ impl Command {
             Feed::Terminal if eof => input.append(&[bytes, &[END_OF_FILE]].concat(), bytes_max + 1),
             _ => input.append(bytes, bytes_max),
         };
-        appended.map_err(|full| match full {
-            Overfull::Input(usage) => Fault::stdin_full(bytes_max, usage),
-            Overfull::Account { limit, usage } => Fault::capacity("buffer_bytes", limit, usage),
-        })?;
+        appended.map_err(|Overfull { limit, usage }| Fault::stdin_full(limit, usage))?;
         let more = if eof && self.feed == Feed::Open {
             self.feed = Feed::Ended;
             input.end()
@@ -145,16 +142,6 @@ impl Command {
         row.int("stderr_bytes", self.stderr.total());
         row.end();
         true
-    }
-
-    /// Nobody takes its stream any more; it goes on without a reader.
-    pub fn unheard(&mut self, tools: &mut Tools) -> super::Next {
-        for output in [&mut self.stdout, &mut self.stderr] {
-            if let Sink::Stream(stream) = &mut output.sink {
-                stream.deafen();
-            }
-        }
-        self.taken(tools)
     }
 }
 

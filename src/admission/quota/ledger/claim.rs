@@ -88,7 +88,7 @@ impl Claim {
 
     /// How much of a resource it stands for.
     pub fn amount(&self, resource: Resource) -> u64 {
-        self.held.as_ref().map_or(0, |held| super::judge::narrowed(held.amounts[resource]))
+        self.held.as_ref().map_or(0, |held| narrowed(held.amounts[resource]))
     }
 }
 
@@ -98,6 +98,11 @@ impl Drop for Claim {
             self.strays.put(held);
         }
     }
+}
+
+/// An amount as it is told.
+pub(super) fn narrowed(amount: u128) -> u64 {
+    u64::try_from(amount).unwrap_or(u64::MAX)
 }
 
 /// Claims that were dropped, until the ledger's next call. No more than there are claims. The lock is taken when one

@@ -7,7 +7,7 @@ use std::fmt;
 use super::super::error::Scope;
 use super::super::{Model, PerResource, Resource, UNLIMITED, is_over, of_child};
 use super::accounts::{Account, Key};
-use super::claim::Amount;
+use super::claim::{Amount, narrowed};
 use super::{Buffers, Ledger};
 
 /// A claim that does not fit: every resource that is over, sorted by name.
@@ -276,10 +276,6 @@ pub(super) fn with_unknown(judged: Result<(), OverLimit>, client: &str, unknown:
 /// memory.
 fn wide(usage: u128) -> i128 {
     i128::try_from(usage).unwrap_or(i128::MAX >> 1)
-}
-
-pub(super) fn narrowed(usage: u128) -> u64 {
-    u64::try_from(usage).unwrap_or(u64::MAX)
 }
 
 fn signed(usage: u128) -> i64 {
