@@ -360,7 +360,7 @@ impl Reaper {
             self.reap_strangers(&dead);
         }
         // In a program that embeds us, only what bears our mark is known to be ours.
-        let ours = |orphan: &Orphan| self.policy.exclusive || orphan.mark.is_some();
+        let ours = |orphan: &Orphan| self.policy.exclusive || !orphan.marks.is_empty();
         let orphans: Arc<[Orphan]> = alive.into_iter().filter(ours).collect();
         if orphans.is_empty() || self.claims.is_some() {
             return;

@@ -54,6 +54,11 @@ impl Child {
         let _ = signal_group(self.pid, signal);
     }
 
+    /// A handle by which the process alone can be signalled, also when it is no more.
+    pub fn handle(&self) -> std::io::Result<OwnedFd> {
+        self.pidfd.try_clone()
+    }
+
     /// Whether the process has ended, without reaping it (invariant 2).
     #[allow(clippy::disallowed_methods, reason = "peeks at one named child, and leaves it to be reaped")]
     pub fn has_ended(&self) -> bool {
@@ -128,7 +133,7 @@ mod tests {
             signals: u64::MAX,
         };
         let spawner = Spawner::new(NprocRule::Exempt, File::open("/dev/null").unwrap().into());
-        let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None };
+        let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None, mute: false };
         spawner.spawn(plan, wiring, &Ticket::default(), &mut Stack::new()).unwrap()
     }
 
@@ -144,7 +149,7 @@ mod tests {
     fn inv2_group_is_dead_before_leader_is_reaped() {
         let mut started = start("sleep 1000 & echo $!");
         let mut line = String::new();
-        let mut output = File::from(started.stdout);
+        let mut output = File::from(started.stdout.unwrap());
         wait_for("the number of the other process", || {
             use std::io::Read;
             let mut piece = [0; 64];

@@ -179,7 +179,7 @@ impl Shared {
     fn done(&self, task: Task, stack: &mut Option<Stack>) -> ToWorker {
         match task {
             Task::Probe { session, plan } => {
-                let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None };
+                let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None, mute: false };
                 let stack = stack.get_or_insert_with(Stack::new);
                 let probed = self.spawner.spawn(*plan, wiring, &Ticket::default(), stack);
                 ToWorker::Probed { session, probed: probed.and_then(reap_trial) }

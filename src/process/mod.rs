@@ -2,6 +2,7 @@
 
 pub mod child;
 pub mod errands;
+pub mod fifos;
 pub mod identity;
 pub mod launch;
 pub mod proc;

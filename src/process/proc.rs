@@ -14,6 +14,10 @@ pub struct Stat {
     pub session: i32,
     /// Clock ticks of the process itself, and of the children that it waited for.
     pub cpu_ticks: u64,
+    /// Of the process itself alone.
+    pub own_ticks: u64,
+    /// Of these, those in the kernel.
+    pub system_ticks: u64,
     pub threads: u64,
     /// When it was started; with the pid it names a process for good.
     pub started: u64,
@@ -24,6 +28,32 @@ pub struct Stat {
 impl Stat {
     pub fn is_alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+/// A process that is looked at again and again: its files stay open, and show nothing of any other process.
+#[derive(Debug)]
+pub struct Gauge {
+    pid: i32,
+    stat: File,
+    children: File,
+}
+
+impl Gauge {
+    pub fn open(pid: i32) -> std::io::Result<Gauge> {
+        let stat = File::open(format!("/proc/{pid}/stat"))?;
+        Ok(Gauge { pid, stat, children: File::open(format!("/proc/{pid}/task/{pid}/children"))? })
+    }
+
+    pub fn stat(&self) -> Option<Stat> {
+        let mut buffer = [0; STAT_BYTES];
+        let read = self.stat.read_at(&mut buffer, 0).ok()?;
+        parse_stat(&buffer[..read], page_bytes()).map(|found| Stat { pid: self.pid, ..found })
+    }
+
+    /// Whether it has no child, not even a dead one.
+    pub fn is_childless(&self) -> bool {
+        matches!(self.children.read_at(&mut [0; 16], 0), Ok(0))
     }
 }
 
@@ -46,7 +76,9 @@ fn parse_stat(text: &[u8], page_bytes: u64) -> Option<Stat> {
         parent: number(4)? as i32,
         group: number(5)? as i32,
         session: number(6)? as i32,
+        own_ticks: (number(14)? + number(15)?).max(0) as u64,
         cpu_ticks: (number(14)? + number(15)? + number(16)? + number(17)?).max(0) as u64,
+        system_ticks: (number(15)? + number(17)?).max(0) as u64,
         threads: number(20)?.max(1) as u64,
         started: number(22)?.max(0) as u64,
         vm_bytes: number(23)?.max(0) as u64,

@@ -27,6 +27,8 @@ pub struct Wiring {
     pub merge_stderr: bool,
     /// All three are a terminal of this size.
     pub terminal: Option<Size>,
+    /// It writes nowhere: a shell, which opens outputs for each command.
+    pub mute: bool,
 }
 
 /// What the starter knows, and whoever may take the worker over, of a start that is under way.
@@ -45,7 +47,7 @@ pub type Launched = Result<Started, SpawnFault>;
 pub struct Started {
     pub child: Child,
     pub stdin: Option<OwnedFd>,
-    pub stdout: OwnedFd,
+    pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
     /// The command's side of its terminal, held open so that it outlives a moment in which nobody else holds it.
     pub terminal: Option<OwnedFd>,
@@ -107,7 +109,7 @@ struct Ends {
 
 struct Ours {
     stdin: Option<OwnedFd>,
-    stdout: OwnedFd,
+    stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     terminal: Option<OwnedFd>,
 }
@@ -115,14 +117,14 @@ struct Ours {
 fn pipes(wiring: Wiring, identity: Option<Identity>) -> Result<Ends, SpawnFault> {
     let failed = |errno| SpawnFault { stage: Stage::Pipes, errno };
     let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(failed);
-    let (stdout, stdout_child) = pipe()?;
-    let (stderr, stderr_child) =
-        if wiring.merge_stderr { (None, None) } else { pipe().map(|(r, w)| (Some(r), Some(w)))? };
-    let (stdin_child, stdin) = if wiring.stdin { pipe().map(|(r, w)| (Some(r), Some(w)))? } else { (None, None) };
-    for ours in [Some(&stdout), stderr.as_ref(), stdin.as_ref()].into_iter().flatten() {
+    let pipe_if = |wanted| if wanted { pipe().map(|(r, w)| (Some(r), Some(w))) } else { Ok((None, None)) };
+    let (stdout, stdout_child) = pipe_if(!wiring.mute)?;
+    let (stderr, stderr_child) = pipe_if(!wiring.mute && !wiring.merge_stderr)?;
+    let (stdin_child, stdin) = pipe_if(wiring.stdin)?;
+    for ours in [stdout.as_ref(), stderr.as_ref(), stdin.as_ref()].into_iter().flatten() {
         fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(failed)?;
     }
-    let theirs = [stdin_child, Some(stdout_child), stderr_child];
+    let theirs = [stdin_child, stdout_child, stderr_child];
     if let Some(identity) = identity {
         // The command may then open /dev/stdout, as it may where it runs as we do.
         for theirs in theirs.iter().flatten() {
@@ -149,7 +151,10 @@ fn terminal(size: Size, identity: Option<Identity>) -> Result<Ends, SpawnFault> 
         .try_clone_to_owned()
         .map_err(|error| failed(error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw)))?;
     let stdin = Some(OwnedFd::from(master));
-    Ok(Ends { ours: Ours { stdin, stdout, stderr: None, terminal: Some(terminal) }, theirs: [None, None, None] })
+    Ok(Ends {
+        ours: Ours { stdin, stdout: Some(stdout), stderr: None, terminal: Some(terminal) },
+        theirs: [None, None, None],
+    })
 }
 
 /// The value of RLIMIT_NPROC where a uid is shared. Counting a uid's tasks means reading all of /proc, so a count is

@@ -12,10 +12,10 @@ use nix::unistd::Pid;
 
 use super::proc::{self, Adopted, Environ, Stat};
 use crate::sys::clone::kill_all_of;
-use crate::sys::process::{pidfd_open, pidfd_signal};
+use crate::sys::process::{pidfd_open, pidfd_signal_by_number};
 
 /// By what a process is known to belong to a command.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Marks {
     /// Its main process, which leads a session and a process group of its own.
     pub leader: i32,
@@ -25,6 +25,10 @@ pub struct Marks {
     pub uid: Option<u32>,
     /// What earlier sweeps have killed: dead, it shows no other mark.
     pub killed: Vec<Named>,
+    /// The main process is a shell that others use too: its session and group say nothing.
+    pub in_shell: bool,
+    /// Processes that belong to earlier commands of the shell, with all below them.
+    pub spared: Vec<Named>,
 }
 
 /// A process by its number and the time of its start, which no other ever has.
@@ -36,8 +40,8 @@ const PROCESSES_MAX: usize = 4096;
 impl Marks {
     /// The cheap marks first: the environment is read only of what hides its session and group.
     fn whose(&self, stat: &Stat) -> Whose {
-        let marked = stat.session == self.leader
-            || stat.group == self.leader
+        let in_group = !self.in_shell && (stat.session == self.leader || stat.group == self.leader);
+        let marked = in_group
             || self.killed.contains(&(stat.pid, stat.started))
             || (self.uid.is_some() && proc::uid(stat.pid) == self.uid);
         if marked {
@@ -46,11 +50,17 @@ impl Marks {
         if !stat.is_alive() {
             return Whose::Other;
         }
-        match proc::environ(stat.pid, EXEC_MARK) {
+        match proc::environ(stat.pid, self.prefix()) {
             Environ::Line(line) if line == self.environ => Whose::Own,
             Environ::Line(_) | Environ::Without => Whose::Other,
             Environ::InExec => Whose::Unknown,
         }
+    }
+
+    /// The name of the variable that it is known by, of its commands or of a whole session.
+    fn prefix(&self) -> &[u8] {
+        let end = self.environ.iter().position(|byte| *byte == b'=');
+        &self.environ[..end.map_or(0, |end| end + 1)]
     }
 
     fn own(&self, stat: &Stat) -> bool {
@@ -59,10 +69,10 @@ impl Marks {
 
     /// Whether an orphan that was looked at already is one of these.
     pub fn claim(&self, orphan: &Orphan) -> bool {
-        let Orphan { stat, uid, mark } = orphan;
+        let Orphan { stat, uid, marks } = orphan;
         let by_number = self.leader != 0 && (stat.session == self.leader || stat.group == self.leader);
         let by_uid = self.uid.is_some() && *uid == self.uid;
-        by_number || by_uid || mark.as_ref() == Some(&self.environ)
+        by_number || by_uid || marks.contains(&self.environ)
     }
 }
 
@@ -75,13 +85,14 @@ enum Whose {
 }
 
 const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
+const SESSION_MARK: &[u8] = b"COFFERDAM_SESSION=";
 
-/// A process that outlived its parent, and the `COFFERDAM_EXEC` of its first environment.
+/// A process that outlived its parent, and `COFFERDAM_EXEC` and `COFFERDAM_SESSION` of its first environment.
 #[derive(Debug, Clone)]
 pub struct Orphan {
     pub stat: Stat,
     pub uid: Option<u32>,
-    pub mark: Option<Vec<u8>>,
+    pub marks: Vec<Vec<u8>>,
 }
 
 impl Orphan {
@@ -104,19 +115,41 @@ pub fn reap(orphan: i32) -> bool {
 
 /// Every orphan there is, dead ones included.
 pub fn census(adopted: &Adopted) -> Vec<Orphan> {
-    let mark = |pid| match proc::environ(pid, EXEC_MARK) {
+    let mark = |pid, name| match proc::environ(pid, name) {
         Environ::Line(line) => Some(line),
         Environ::Without | Environ::InExec => None,
     };
-    let orphan = |stat: Stat| Orphan { uid: proc::uid(stat.pid), mark: mark(stat.pid), stat };
+    let marks = |pid| [EXEC_MARK, SESSION_MARK].into_iter().filter_map(|name| mark(pid, name)).collect();
+    let orphan = |stat: Stat| Orphan { uid: proc::uid(stat.pid), marks: marks(stat.pid), stat };
     adopted.pids().into_iter().filter_map(proc::stat).map(orphan).collect()
 }
 
 /// The processes that stand below this one.
 pub fn descendants(leader: i32) -> Vec<Named> {
-    let tree = with_descendants(proc::stat(leader).into_iter().collect());
-    let below = tree.iter().filter(|stat| stat.pid != leader && stat.is_alive());
+    descendants_of(proc::stat(leader))
+}
+
+/// The same of one that was looked at.
+pub fn descendants_of(leader: Option<Stat>) -> Vec<Named> {
+    let Some(leader) = leader else { return Vec::new() };
+    let tree = with_descendants(vec![leader], &[]);
+    let below = tree.iter().filter(|stat| stat.pid != leader.pid && stat.is_alive());
     below.map(|stat| (stat.pid, stat.started)).collect()
+}
+
+/// The processes that a command of a shell has started and that live, but for those that have left the shell's tree.
+pub fn in_shell(marks: &Marks) -> Vec<Stat> {
+    let tree = with_descendants(proc::stat(marks.leader).into_iter().collect(), &marks.spared);
+    tree.into_iter().filter(|stat| stat.pid != marks.leader && stat.is_alive()).collect()
+}
+
+/// Signals processes of one command, all of them. Before a SIGKILL they are stopped, so that they fork no further.
+pub fn signal_all(found: &[Stat], signal: Signal) {
+    for signal in [Signal::SIGSTOP, signal].into_iter().skip(usize::from(signal != Signal::SIGKILL)) {
+        for stat in found {
+            signal_exactly(stat, signal);
+        }
+    }
 }
 
 /// What one sweep found.
@@ -146,7 +179,7 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
     for dead in orphans.iter().filter(|stat| !stat.is_alive()) {
         reap(dead.pid);
     }
-    let tree = with_descendants(orphans);
+    let tree = with_descendants(orphans, &[]);
     let alive: Vec<&Stat> = tree.iter().filter(|stat| stat.is_alive()).collect();
     if let (Some(uid), false) = (marks.uid, alive.is_empty()) {
         // One call that nothing can outrun, where the uid is this command's alone.
@@ -169,14 +202,19 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
 
 /// Signals a process found in /proc, unless its number means another one by now.
 pub fn signal_exactly(stat: &Stat, signal: Signal) {
+    signal_by_number(stat, signal as i32);
+}
+
+/// The same for signals that have no name as well.
+pub fn signal_by_number(stat: &Stat, signal: i32) {
     let Ok(pidfd) = pidfd_open(Pid::from_raw(stat.pid)) else { return };
     if proc::stat(stat.pid).is_some_and(|now| now.started == stat.started) {
-        let _ = pidfd_signal(&pidfd, signal);
+        let _ = pidfd_signal_by_number(&pidfd, signal);
     }
 }
 
-/// These processes and all below them.
-fn with_descendants(roots: Vec<Stat>) -> Vec<Stat> {
+/// These processes and all below them, but for those that are spared and what is below these.
+fn with_descendants(roots: Vec<Stat>, spared: &[Named]) -> Vec<Stat> {
     let mut seen: HashSet<i32> = roots.iter().map(|stat| stat.pid).collect();
     let mut tree = roots;
     let mut at = 0;
@@ -187,7 +225,8 @@ fn with_descendants(roots: Vec<Stat>) -> Vec<Stat> {
             continue;
         }
         let children = proc::children(parent.pid, parent.threads);
-        tree.extend(children.into_iter().filter(|pid| seen.insert(*pid)).filter_map(proc::stat));
+        let children = children.into_iter().filter(|pid| seen.insert(*pid)).filter_map(proc::stat);
+        tree.extend(children.filter(|stat| !spared.contains(&(stat.pid, stat.started))));
     }
     tree
 }
@@ -198,7 +237,7 @@ fn cpu_ms<'a>(stats: impl IntoIterator<Item = &'a Stat>) -> u64 {
 }
 
 /// What a running tree uses now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sample {
     pub rss_bytes: u64,
     /// The largest address space of one process.
@@ -206,6 +245,17 @@ pub struct Sample {
     pub cpu_ms: u64,
     /// Processes beside the main one.
     pub descendants: u64,
+    /// CPU time of those that are spared, as far as they live.
+    pub spared: Vec<(Named, u64)>,
+}
+
+/// The CPU time of each of these that lives.
+pub fn cpu_of(processes: &[Named]) -> Vec<(Named, u64)> {
+    let cpu_ms = |named: Named| {
+        let stat = proc::stat(named.0).filter(|stat| stat.started == named.1)?;
+        Some((named, stat.cpu_ticks * 1000 / proc::ticks_a_second()))
+    };
+    processes.iter().copied().filter_map(cpu_ms).collect()
 }
 
 /// Adds up a tree whose main process is alive, orphans included.
@@ -214,12 +264,13 @@ pub fn sample(marks: &Marks, adopted: &Adopted) -> Sample {
     if !adopted.is_empty() {
         roots.extend(adopted.pids().into_iter().filter_map(proc::stat).filter(|stat| marks.own(stat)));
     }
-    let tree = with_descendants(roots);
+    let tree = with_descendants(roots, &marks.spared);
     let alive = tree.iter().filter(|stat| stat.is_alive());
     Sample {
         rss_bytes: alive.clone().map(|stat| stat.rss_bytes).sum(),
         vm_bytes: alive.clone().map(|stat| stat.vm_bytes).max().unwrap_or(0),
         cpu_ms: cpu_ms(&tree),
         descendants: alive.filter(|stat| stat.pid != marks.leader).count() as u64,
+        spared: cpu_of(&marks.spared),
     }
 }

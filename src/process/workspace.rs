@@ -33,6 +33,8 @@ pub struct Workspaces {
 /// How the removal of a workspace went.
 pub type Removed = Result<(), Errno>;
 
+/// What the folder of a session's shell is named with.
+const SHELL_PREFIX: &str = "sh-";
 /// What every run's own folder is named with.
 const PREFIX: &str = "cofferdam-";
 
@@ -112,17 +114,52 @@ impl Workspaces {
         Ok(self.path.join(name))
     }
 
+    /// Makes the folder of a session's shell: the session may pass through it, and where it has a uid of its own it can
+    /// change nothing there.
+    pub fn make_shell_folder(&self, session: impl std::fmt::Display) -> Result<(OwnedFd, PathBuf), Errno> {
+        let (name, folder) = (format!("{SHELL_PREFIX}{}", self.name(session)), self.folder()?);
+        match mkdirat(folder, name.as_str(), self.mode()) {
+            // A shell before this one had it.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        fchmodat(folder, name.as_str(), self.mode(), FchmodatFlags::FollowSymlink)?;
+        let opened = openat(folder, name.as_str(), OPEN_DIR, Mode::empty())?;
+        Ok((opened, self.path.join(name)))
+    }
+
+    /// Removes the folder of a session's shell, and the few pipes in it; whether it is gone.
+    fn remove_shell_folder(&self, session: impl std::fmt::Display) -> bool {
+        let Some(Ok(folder)) = self.folder.get() else { return true };
+        let name = format!("{SHELL_PREFIX}{}", self.name(session));
+        let Ok(opened) = openat(&**folder, name.as_str(), OPEN_DIR, Mode::empty()) else { return true };
+        for (entry, _) in entries(&opened).unwrap_or_default() {
+            let _ = unlinkat(&opened, entry.as_c_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        matches!(unlinkat(&**folder, name.as_str(), UnlinkatFlags::RemoveDir), Ok(()) | Err(Errno::ENOENT))
+    }
+
     /// Removes a directory that is empty, as most are; whether it is gone.
     pub fn remove_empty(&self, session: impl std::fmt::Display) -> bool {
         let Some(Ok(folder)) = self.folder.get() else { return true };
+        if !self.remove_shell_folder(&session) {
+            return false;
+        }
         let removed = unlinkat(&**folder, self.name(session).as_str(), UnlinkatFlags::RemoveDir);
         matches!(removed, Ok(()) | Err(Errno::ENOENT))
     }
 
     /// Removes a directory and all in it, however deep and whatever its permissions.
     pub fn remove(&self, session: impl std::fmt::Display) -> Removed {
-        let name = CString::new(self.name(session)).map_err(|_| Errno::EINVAL)?;
-        remove_tree(self.folder()?, &name)
+        let name = self.name(session);
+        for name in [format!("{SHELL_PREFIX}{name}"), name] {
+            let name = CString::new(name).map_err(|_| Errno::EINVAL)?;
+            match remove_tree(self.folder()?, &name) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -168,7 +205,8 @@ fn is_dead(base: &OwnedFd, name: &CStr) -> bool {
 
 /// Whether a name is one that we give to sessions' directories: `s12-0123456789abcdef`.
 fn is_session(name: &CStr) -> bool {
-    let Some((session, run)) = name.to_str().ok().and_then(|name| name.split_once('-')) else { return false };
+    let whole = name.to_str().ok().map(|name| name.strip_prefix(SHELL_PREFIX).unwrap_or(name));
+    let Some((session, run)) = whole.and_then(|name| name.split_once('-')) else { return false };
     crate::ids::SessionId::parse(session).is_some() && is_run_id(run)
 }
 

@@ -123,14 +123,12 @@ pub fn string(out: &mut Vec<u8>, text: &str) {
 
 /// Appends UTF-8 text with what JSON wants escaped.
 fn escape(out: &mut Vec<u8>, text: &[u8]) {
-    let mut plain = 0;
-    for (at, &byte) in text.iter().enumerate() {
-        let width = ESCAPED_BYTES[usize::from(byte)];
-        if width == 1 {
-            continue;
-        }
-        out.extend_from_slice(&text[plain..at]);
-        plain = at + 1;
+    let mut rest = text;
+    loop {
+        let (plain, behind) = rest.split_at(plain_prefix(rest));
+        out.extend_from_slice(plain);
+        let Some((&byte, behind)) = behind.split_first() else { return };
+        rest = behind;
         let short = match byte {
             b'"' | b'\\' => byte,
             b'\n' => b'n',
@@ -147,7 +145,43 @@ fn escape(out: &mut Vec<u8>, text: &[u8]) {
         };
         out.extend_from_slice(&[b'\\', short]);
     }
-    out.extend_from_slice(&text[plain..]);
+}
+
+/// How many bytes stand before the first that is to be escaped. Eight at a time: outputs are mostly plain.
+fn plain_prefix(text: &[u8]) -> usize {
+    let words = text.chunks_exact(8).take_while(|word| is_plain(word)).count() * 8;
+    words + text[words..].iter().take_while(|byte| ESCAPED_BYTES[usize::from(**byte)] == 1).count()
+}
+
+/// Whether none of eight bytes is to be escaped: no control character, quote or backslash.
+fn is_plain(word: &[u8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = ONES << 7;
+    let Ok(word) = word.try_into().map(u64::from_ne_bytes) else { return false };
+    // The highest bit of a byte is set where a subtraction borrows and the byte itself had it not: it was less.
+    let less = |word: u64, than: u64| word.wrapping_sub(ONES * than) & !word & HIGH;
+    let is = |byte: u8| less(word ^ (ONES * u64::from(byte)), 1);
+    less(word, 0x20) | is(b'"') | is(b'\\') == 0
+}
+
+/// Appends an output as a JSON string, quotes included.
+pub fn output(out: &mut Vec<u8>, bytes: &[u8], encoding: Encoding) {
+    out.push(b'"');
+    match encoding {
+        Encoding::Utf8 => escape(out, bytes),
+        Encoding::Base64 => {
+            let start = out.len();
+            out.resize(start + base64_bytes(bytes.len()), 0);
+            let wrote = STANDARD.encode_slice(bytes, &mut out[start..]);
+            debug_assert_eq!(wrote, Ok(out.len() - start));
+        }
+    }
+    out.push(b'"');
+}
+
+/// Bytes of base64 for so many.
+pub fn base64_bytes(bytes: usize) -> usize {
+    bytes.div_ceil(3) * 4
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -189,8 +223,11 @@ impl Encoding {
         if always_base64 || std::str::from_utf8(bytes).is_err() {
             return Encoding::Base64;
         }
-        let text: usize = bytes.iter().map(|&byte| usize::from(ESCAPED_BYTES[usize::from(byte)])).sum();
-        if text <= bytes.len().div_ceil(3) * 4 { Encoding::Utf8 } else { Encoding::Base64 }
+        let width = |bytes: &[u8]| bytes.iter().map(|&byte| usize::from(ESCAPED_BYTES[usize::from(byte)])).sum();
+        let words = bytes.chunks_exact(8);
+        let rest: usize = width(words.remainder());
+        let text: usize = words.map(|word| if is_plain(word) { 8 } else { width(word) }).sum();
+        if text + rest <= base64_bytes(bytes.len()) { Encoding::Utf8 } else { Encoding::Base64 }
     }
 }
 
@@ -243,32 +280,19 @@ const CHUNK_BYTES: usize = 24 * 1024;
 
 impl Body {
     pub fn json(&mut self, bytes: Vec<u8>) {
-        self.push(Bytes::Own(bytes), Form::Json, None);
-    }
-
-    /// An output, quotes included.
-    pub fn output(&mut self, bytes: Vec<u8>, encoding: Encoding) {
-        self.quoted(Bytes::Own(bytes), None, encoding);
+        let end = bytes.len();
+        self.parts.push_back(Part { bytes: Bytes::Own(bytes), at: 0, end, form: Form::Json });
     }
 
     /// A part of an output that others hold as well, quotes included.
     pub fn shared(&mut self, bytes: Shared, range: Range<usize>, encoding: Encoding) {
-        self.quoted(Bytes::Shared(bytes), Some(range), encoding);
-    }
-
-    fn quoted(&mut self, bytes: Bytes, range: Option<Range<usize>>, encoding: Encoding) {
-        self.json(b"\"".to_vec());
         let form = match encoding {
             Encoding::Utf8 => Form::Escaped,
             Encoding::Base64 => Form::Base64,
         };
-        self.push(bytes, form, range);
         self.json(b"\"".to_vec());
-    }
-
-    fn push(&mut self, bytes: Bytes, form: Form, range: Option<Range<usize>>) {
-        let Range { start, end } = range.unwrap_or(0..bytes.as_ref().len());
-        self.parts.push_back(Part { bytes, at: start, end, form });
+        self.parts.push_back(Part { bytes: Bytes::Shared(bytes), at: range.start, end: range.end, form });
+        self.json(b"\"".to_vec());
     }
 
     pub fn is_empty(&self) -> bool {
@@ -324,9 +348,9 @@ mod tests {
         let text: String = "a\"\\\n\u{1}\u{7f}é".repeat(10_000);
         let mut body = Body::default();
         body.json(b"[".to_vec());
-        body.output(text.clone().into_bytes(), Encoding::Utf8);
+        body.shared(Arc::new(text.clone()), 0..text.len(), Encoding::Utf8);
         body.json(b",".to_vec());
-        body.output(text.clone().into_bytes(), Encoding::Base64);
+        body.shared(Arc::new(text.clone()), 0..text.len(), Encoding::Base64);
         body.json(b"]".to_vec());
         let [plain, coded]: [String; 2] = serde_json::from_str(&all(&mut body, 1)).unwrap();
         assert_eq!(plain, text);
@@ -342,5 +366,41 @@ mod tests {
         }
         object.end();
         assert_eq!(out, br#"{"t":0,"t":0.001,"t":1.93,"t":2000,"t":1.05}"#);
+    }
+
+    #[test]
+    fn eight_bytes_at_a_time_are_looked_at_as_one_by_one() {
+        let mut seed = 7u64;
+        let mut random = move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 40) as u8
+        };
+        for round in 0..20_000 {
+            // Mostly letters, some rounds with every byte there is.
+            let bytes: Vec<u8> =
+                (0..round % 40).map(|_| if round % 3 == 0 || random() < 10 { random() } else { b'a' }).collect();
+            let first = bytes.iter().position(|byte| ESCAPED_BYTES[usize::from(*byte)] > 1).unwrap_or(bytes.len());
+            assert_eq!(plain_prefix(&bytes), first, "{bytes:?}");
+        }
+        for byte in 0..=255 {
+            for at in 0..8 {
+                let mut word = [b'a'; 8];
+                word[at] = byte;
+                assert_eq!(is_plain(&word), ESCAPED_BYTES[usize::from(byte)] == 1, "{byte} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_output_at_once_is_as_in_pieces() {
+        for (bytes, encoding) in
+            [(&b""[..], Encoding::Utf8), ("a\"\u{1}é\n".as_bytes(), Encoding::Utf8), (b"\xff\0ab", Encoding::Base64)]
+        {
+            let mut body = Body::default();
+            body.shared(Arc::new(bytes.to_vec()), 0..bytes.len(), encoding);
+            let mut at_once = Vec::new();
+            output(&mut at_once, bytes, encoding);
+            assert_eq!(String::from_utf8(at_once).unwrap(), all(&mut body, 1));
+        }
     }
 }

@@ -56,7 +56,7 @@ pub struct Record {
     /// Working directory after the command; only for commands of a shell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
-    /// The shell was lost with the command, the next one gets a fresh shell; only for commands of a shell.
+    /// The shell before it was lost, and the command got a fresh one; only for commands of a shell.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shell_restarted: bool,
 }

@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::envelope::ID_BYTES_MAX;
 use super::fault::{Fault, Reason};
 use super::json::{self, Fields, MembersError};
-use super::limits::{Limits, LimitsAsked};
+use super::limits::{self, Limits, LimitsAsked};
 use crate::config::Config;
 use crate::ids::{ExecId, SessionId};
 
@@ -78,6 +78,8 @@ pub struct OpenSession {
     /// None: the configured time.
     pub idle_ms: Option<u64>,
     pub persist: bool,
+    /// The shell that its `cmd` commands share.
+    pub shell: Option<Box<str>>,
 }
 
 /// `exec.run`, and `exec.start`.
@@ -249,9 +251,6 @@ impl OpenSession {
         if name.as_ref().is_some_and(|name| name.len() > NAME_BYTES_MAX) {
             return Err(fields.wrong("name", format!("is longer than {NAME_BYTES_MAX} bytes")));
         }
-        if fields.raw("shell").is_some_and(|raw| raw.get() != "false") {
-            return Err(later(&fields, "shell"));
-        }
         Ok(OpenSession {
             name,
             cwd: directory(&fields)?,
@@ -261,7 +260,71 @@ impl OpenSession {
             budget: Budget::parse(&fields)?,
             idle_ms: fields.millis("idle_s", (config.sessions.max_idle_sec * 1000.0) as u64)?,
             persist: fields.bool("persist")?.unwrap_or(false),
+            shell: shell(&fields)?,
         })
+    }
+}
+
+/// The shell where none is named.
+pub const STANDARD_SHELL: &str = "/bin/sh";
+
+fn shell(fields: &Fields) -> Result<Option<Box<str>>, Fault> {
+    match fields.raw("shell").map(RawValue::get) {
+        Some("true") => Ok(Some(STANDARD_SHELL.into())),
+        Some("false") | None => Ok(None),
+        Some(text) if text.starts_with('"') => match fields.c_text("shell")? {
+            Some(path) if !path.is_empty() => Ok(Some(path.into_owned().into_boxed_str())),
+            _ => Err(fields.wrong("shell", "must not be empty")),
+        },
+        Some(_) => Err(fields.wrong("shell", "must be true, false or the path of a shell")),
+    }
+}
+
+impl Run {
+    /// The process of a shell: nothing is kept of it.
+    pub fn of_host(program: Program) -> Run {
+        Run {
+            background: false,
+            session: None,
+            program,
+            cwd: None,
+            env: Vec::new(),
+            stdin: None,
+            stdin_open: false,
+            pty: None,
+            timeout_ms: 0,
+            stall_timeout_ms: None,
+            kill_grace_ms: 0,
+            limits: LimitsAsked::default(),
+            output_limit_bytes: 0,
+            keep: Keep::Tail,
+            kill_on_output_limit: false,
+            merge_stderr: true,
+            base64: false,
+            stream: false,
+            finish_on_disconnect: false,
+            queue_ms: 0,
+            key: None,
+        }
+    }
+
+    /// Whether it is a line for a shell.
+    pub fn is_line(&self) -> bool {
+        matches!(self.program, Program::Shell(_))
+    }
+
+    /// What a command of a shell cannot have for itself: the shell has it, since its start.
+    pub fn check_in_shell(&self) -> Result<(), Fault> {
+        if self.pty.is_some() {
+            return Err(Fault::field("pty", "a cmd of a shell session runs in its shell, which has no terminal"));
+        }
+        match self.limits.iter().zip(limits::NAMES).skip(2).find(|(asked, _)| asked.is_some()) {
+            Some((_, name)) => Err(Fault::field(
+                format!("limits.{name}"),
+                "a cmd of a shell session has its session's; give it to session.open, or run an argv",
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -345,11 +408,6 @@ impl Run {
             key: key(&fields)?,
         })
     }
-}
-
-/// A field of the protocol that this version has no means for; its default, or null, is as good as absent.
-fn later(fields: &Fields, name: &str) -> Fault {
-    fields.wrong(name, "this version takes its default only")
 }
 
 /// A day; whoever would wait longer is better off asking again.

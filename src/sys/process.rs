@@ -24,10 +24,15 @@ pub fn pidfd_open(pid: Pid) -> Result<OwnedFd, Errno> {
 
 /// Sends a signal by pidfd.
 pub fn pidfd_signal(pidfd: impl AsFd, signal: Signal) -> Result<(), Errno> {
+    pidfd_signal_by_number(pidfd, signal as i32)
+}
+
+/// The same for signals that have no name as well.
+pub fn pidfd_signal_by_number(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
     let fd = pidfd.as_fd().as_raw_fd();
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is borrowed, so it is open; a null siginfo is allowed.
-    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal as i32, none, 0) };
+    let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
     Errno::result(sent).map(drop)
 }
 

@@ -6,6 +6,7 @@
 mod due;
 mod ending;
 mod orders;
+mod shelled;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use mio::unix::SourceFd;
 
 pub use self::due::{Due, Pipe};
 use self::orders::{Feed, shown};
+use self::shelled::Shelled;
+pub use self::shelled::{Beginning, Process};
 use super::pipes::{Input, Output, Sink, Turn};
 use super::record::{BUDGET_CPU, Ended, Finished, Held, Kept, Verdict, ended};
 use super::retained::{Told, started_body};
@@ -137,6 +140,12 @@ pub struct Command {
     sweeping: bool,
     none_seen_at: Option<Instant>,
     tree_gone: bool,
+    /// It runs in its session's shell.
+    shelled: Option<Box<Shelled>>,
+    /// It is the process of a shell, and no command of anybody's.
+    pub hosts: bool,
+    /// What such a process leaves behind is ended with it: its session closes.
+    pub sweeps: bool,
 }
 
 impl Command {
@@ -150,6 +159,21 @@ impl Command {
         running: Running,
         tools: &mut Tools,
     ) -> Result<Command, Fault> {
+        let (command, wiring) = Command::make(request, exec, session, marks, running, tools)?;
+        let ticket = command.ticket.clone();
+        tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket });
+        command.remind(Instant::now() + command.timeout, Due::Timeout, tools);
+        Ok(command)
+    }
+
+    fn make(
+        request: RequestId,
+        exec: ExecId,
+        session: SessionId,
+        marks: Marks,
+        running: Running,
+        tools: &mut Tools,
+    ) -> Result<(Command, Wiring), Fault> {
         let now = Instant::now();
         let Running { limits, spec, id, asked_at, buffers, .. } = running;
         let Claim { stdin: stdin_share, stdout, stderr } = buffers;
@@ -173,6 +197,7 @@ impl Command {
             stdin: bytes.is_some(),
             merge_stderr: spec.merge_stderr,
             terminal: spec.pty.as_ref().map(|pty| pty.size),
+            mute: false,
         };
         let command = Command {
             exec,
@@ -217,11 +242,11 @@ impl Command {
             sweeping: false,
             none_seen_at: None,
             tree_gone: false,
+            shelled: None,
+            hosts: false,
+            sweeps: false,
         };
-        let ticket = command.ticket.clone();
-        tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket });
-        command.remind(now + command.timeout, Due::Timeout, tools);
-        Ok(command)
+        Ok((command, wiring))
     }
 
     /// The answer to who started it, or to all who start it with the same retry key.
@@ -270,7 +295,9 @@ impl Command {
         self.child = Some(started.child);
         let token = |pipe: Pipe| pipe.token(self.exec);
         let registered = tools.registry.register(&mut SourceFd(&exit_fd), token(Pipe::Exit), Interest::READABLE);
-        self.stdout.open(started.stdout, started.terminal.is_some());
+        if let Some(stdout) = started.stdout {
+            self.stdout.open(stdout, started.terminal.is_some());
+        }
         if let Some(stderr) = started.stderr {
             self.stderr.open(stderr, false);
         }
@@ -309,7 +336,8 @@ impl Command {
     }
 
     pub fn pid(&self) -> Option<i32> {
-        self.child.as_ref().map(|child| child.pid().as_raw())
+        let shell = || self.shelled.as_ref().map(|_| self.marks.leader).filter(|pid| *pid != 0);
+        self.child.as_ref().map(|child| child.pid().as_raw()).or_else(shell)
     }
 
     /// A descriptor of it is ready.
@@ -380,13 +408,14 @@ impl Command {
     /// The watchdog's look at the tree.
     pub fn sampled(&mut self, sample: Sample, tools: &mut Tools) {
         self.sampling = false;
-        self.cpu_seen = self.cpu_seen.max(Duration::from_millis(sample.cpu_ms));
+        let cpu_ms = self.cpu_of_sample(&sample);
+        self.cpu_seen = self.cpu_seen.max(Duration::from_millis(cpu_ms));
         if tools.setup.watch_vm && sample.vm_bytes > 0 {
             self.vm_bytes_max = self.vm_bytes_max.max(Some(sample.vm_bytes));
         }
         if self.limits.memory_bytes.is_some_and(|limit| sample.rss_bytes > limit) {
             self.kill(Verdict::Memory, tools);
-        } else if self.limits.cpu_ms.is_some_and(|limit| sample.cpu_ms > limit + CPU_SLACK_MS) {
+        } else if self.limits.cpu_ms.is_some_and(|limit| cpu_ms > limit + CPU_SLACK_MS) {
             self.kill(Verdict::Cpu, tools);
         }
     }
@@ -403,6 +432,7 @@ impl Command {
             Due::Stall => self.stall_due(now, tools),
             Due::Kill if self.phase == Phase::Asked => self.kill(Verdict::Timeout, tools),
             Due::GiveUp if self.give_up_at.is_some_and(|at| at <= now) => return self.give_up(tools),
+            Due::Sample if self.hosts => {}
             Due::Sample if matches!(self.phase, Phase::Running | Phase::Asked) => {
                 if !tools.relief.errands.no_orphans() {
                     tools.tell_orphans_seen();
@@ -417,6 +447,7 @@ impl Command {
                 self.remind(now + young.map_or(SAMPLE, |age| age.clamp(RESWEEP, SAMPLE)), Due::Sample, tools);
             }
             Due::Sweep if self.phase == Phase::Ended => self.sweep(tools),
+            Due::Sweep if self.is_in_shell() => self.look_in_shell(tools),
             Due::Sweep if self.phase == Phase::Killed => {
                 self.look_for_end(tools);
                 self.remind(now + JANITOR, Due::Sweep, tools);
@@ -466,7 +497,7 @@ impl Command {
 
     pub fn next(&self) -> Next {
         let drained = self.stdout.has_ended() && self.stderr.has_ended();
-        if self.phase == Phase::Ended && self.tree_gone && (drained || self.given_up) {
+        if self.phase == Phase::Ended && self.tree_gone && (drained || self.given_up || self.is_in_shell()) {
             Next::Finish
         } else {
             Next::Stay
@@ -475,6 +506,11 @@ impl Command {
 
     /// Reaps the child: the command is over. None: it was told already, as unkillable.
     pub fn reap(&mut self) -> Option<Finished> {
+        if self.is_in_shell() {
+            let used = self.used_in_shell();
+            self.look_at_outputs();
+            return (!self.given_up).then(|| self.finished(self.ended(self.exit_in_shell(), &used), used));
+        }
         let child = self.child.take()?;
         let (exit, used) = match child.reap() {
             Ok(ended) => ended,
@@ -484,15 +520,19 @@ impl Command {
                 return None;
             }
         };
-        if self.kill_on_output_limit && self.stdout.total().max(self.stderr.total()) > self.output_limit {
-            // However fast it was gone.
-            self.verdict.get_or_insert(Verdict::Output);
-        }
-        (!self.given_up).then(|| self.finished(self.ended(exit, &used), used))
+        self.look_at_outputs();
+        (!self.given_up).then(|| self.finished(self.ended(Some(exit), &used), used))
     }
 
-    fn ended(&self, exit: Exit, used: &Rusage) -> Ended {
-        let mut ended = ended(self.verdict, Some(exit), used, &self.limits);
+    /// However fast it was gone, it has written too much.
+    fn look_at_outputs(&mut self) {
+        if self.kill_on_output_limit && self.stdout.total().max(self.stderr.total()) > self.output_limit {
+            self.verdict.get_or_insert(Verdict::Output);
+        }
+    }
+
+    fn ended(&self, exit: Option<Exit>, used: &Rusage) -> Ended {
+        let mut ended = ended(self.verdict, exit, used, &self.limits);
         if self.cpu_of_budget && ended.limit == Some("cpu_sec") {
             ended.limit = Some(BUDGET_CPU);
         }
@@ -534,6 +574,7 @@ impl Command {
             used,
             vm_bytes_max: self.vm_bytes_max,
             descendants_killed: self.killed,
+            after_shell: self.shelled.as_ref().map(|shelled| shelled.after.clone()),
         }
     }
 

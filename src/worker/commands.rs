@@ -16,6 +16,7 @@ use crate::process::launch;
 use crate::process::spawn::{Launched, SpawnFault};
 use crate::process::tree::{Marks, Orphan};
 use crate::protocol::fault::{Fault, Reason};
+use crate::protocol::request::Program;
 
 impl Worker {
     pub(super) fn start(&mut self, request: RequestId, exec: ExecId, id: SessionId, mut running: Running) {
@@ -39,6 +40,9 @@ impl Worker {
             }
         };
         let cpu_of_budget = left.lower(&mut running.limits);
+        if session.has_shell() && matches!(running.spec.program, Program::Shell(_)) {
+            return self.start_in_shell(request, exec, id, running, (cpu_of_budget, left.until));
+        }
         let setup = &self.tools.setup;
         let mut environment = session.environment(Some(exec), &running.spec.env, setup);
         if let Some(pty) = &running.spec.pty {
@@ -47,12 +51,12 @@ impl Worker {
         let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
         let plan =
             setup.common.plan(Some(&running.spec.program), &environment, &cwd, &running.limits, session.identity);
-        let alone = setup.policy.is_pool() && running.alone;
+        let alone = setup.policy.is_pool() && running.alone && !session.has_shell();
         let marks = Marks {
             leader: 0,
             environ: format!("COFFERDAM_EXEC={}", setup.unique(exec)).into_bytes(),
             uid: session.identity.filter(|_| alone).map(|identity| identity.uid),
-            killed: Vec::new(),
+            ..Marks::default()
         };
         match Command::start(request, exec, id, plan, marks, running, &mut self.tools) {
             Ok(mut command) => {
@@ -71,7 +75,14 @@ impl Worker {
     }
 
     /// A command that never ran: its place is free, then that is told.
-    fn refuse(&mut self, request: RequestId, exec: ExecId, session: SessionId, fault: Fault, no_session: bool) {
+    pub(super) fn refuse(
+        &mut self,
+        request: RequestId,
+        exec: ExecId,
+        session: SessionId,
+        fault: Fault,
+        no_session: bool,
+    ) {
         self.tools.gateway.leave(ToGateway::CommandGone { exec, session, end: CommandEnd::NotStarted });
         if no_session {
             self.tools.gateway.leave(ToGateway::SessionGone { session, idle: false });
@@ -88,6 +99,15 @@ impl Worker {
     }
 
     pub(super) fn launched(&mut self, exec: ExecId, launched: Launched) {
+        if let Some(session) = self.commands.get(&exec).filter(|command| command.hosts).map(|command| command.session) {
+            return match launched {
+                Ok(started) => self.shell_launched(exec, session, started),
+                Err(fault) => {
+                    drop(self.take(exec));
+                    self.shell_failed(session, fault);
+                }
+            };
+        }
         let fault = match launched {
             Ok(started) => return self.with(exec, |command, tools| command.launched(started, tools)),
             Err(fault) => fault,
@@ -133,13 +153,21 @@ impl Worker {
             }
             return;
         }
-        self.with(exec, |command, tools| command.ready(pipe, tools));
+        match self.commands.get(&exec) {
+            Some(command) if command.hosts => {
+                let session = command.session;
+                self.shell_event(exec, session, pipe);
+            }
+            Some(_) => self.with(exec, |command, tools| command.ready(pipe, tools)),
+            None => self.read_on(exec, pipe),
+        }
     }
 
     pub(super) fn due(&mut self, exec: ExecId, due: Due) {
         match due {
             Due::Waited(request) => self.waited(exec, request),
             Due::Forget => self.forget(exec),
+            Due::Rearm(pipe) if self.lingering.contains_key(&exec) => self.listen_on(exec, pipe),
             due => self.with(exec, |command, tools| command.due(due, tools)),
         }
     }
@@ -154,6 +182,12 @@ impl Worker {
 
     pub(super) fn finish(&mut self, exec: ExecId) {
         let Some(mut command) = self.take(exec) else { return };
+        if command.hosts {
+            return self.shell_ended(command);
+        }
+        if command.is_in_shell() {
+            self.leave_shell(&mut command);
+        }
         // None: it was told as unkillable before; now the slot is free.
         if let Some(finished) = command.reap() {
             self.tell_record(&mut command, &finished);
@@ -164,6 +198,11 @@ impl Worker {
     /// The record is told, and the command stays until it is gone.
     pub(super) fn give_up(&mut self, exec: ExecId) {
         let Some(mut command) = self.commands.remove(&exec) else { return };
+        if command.hosts {
+            let session = command.session;
+            self.commands.insert(exec, command);
+            return self.shell_given_up(exec, session);
+        }
         let finished = command.unkillable();
         self.tell_record(&mut command, &finished);
         let id = command.session;
@@ -267,7 +306,11 @@ impl Worker {
     }
 
     pub(super) fn claim(&self, orphans: &[Orphan]) {
-        let claimed = |orphan: &&Orphan| self.commands.values().any(|command| command.claims(orphan));
+        let of_shell = |orphan: &Orphan| {
+            self.sessions.values().filter_map(|session| session.shell.as_ref()).any(|shell| shell.claims(orphan))
+        };
+        let claimed =
+            |orphan: &&Orphan| self.commands.values().any(|command| command.claims(orphan)) || of_shell(orphan);
         let pids = orphans.iter().filter(claimed).map(|orphan| orphan.stat.pid).collect();
         self.tools.reaper.tell(ToReaper::OrphansClaimed { pids });
     }

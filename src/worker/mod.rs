@@ -12,6 +12,7 @@ mod retained;
 mod ring;
 mod session;
 mod sessions;
+mod shell;
 mod stream;
 mod terminal;
 mod tools;
@@ -30,6 +31,7 @@ pub use self::relief::Relief;
 use self::retained::Outcome;
 pub use self::retained::Told;
 use self::session::Session;
+use self::shell::Lingering;
 pub use self::tools::Setup;
 use self::tools::Tools;
 use self::waits::Waits;
@@ -73,6 +75,9 @@ pub struct Worker {
     waits: Waits,
     /// Children given up alive: killed, and reaped when they are gone (invariant 3).
     graveyard: HashMap<ExecId, (SessionId, Child)>,
+    /// Outputs that outlived their commands, for background jobs have them open.
+    lingering: HashMap<ExecId, Lingering>,
+    last_host: u64,
     /// What is being started, while the state is parked.
     starting: Option<ExecId>,
     /// Every session closes, and the reaper hears of the last.
@@ -141,6 +146,8 @@ impl Worker {
             retained: BTreeMap::new(),
             waits: Waits::default(),
             graveyard: HashMap::new(),
+            lingering: HashMap::new(),
+            last_host: 0,
             starting: None,
             ending: false,
             stopping: false,

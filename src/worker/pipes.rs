@@ -104,6 +104,8 @@ pub struct Output {
     registered: bool,
     /// It is a terminal's: a short read says nothing, and the end is an error.
     terminal: bool,
+    /// It is a named pipe: while the command runs, its end only says that nobody has it open just now.
+    fifo: bool,
 }
 
 /// What a turn of reading came to.
@@ -129,12 +131,25 @@ const SMALL_IN_A_ROW: u32 = 8;
 
 impl Output {
     pub fn none(sink: Sink) -> Self {
-        Output { pipe: None, sink, small: 0, registered: false, terminal: false }
+        Output { pipe: None, sink, small: 0, registered: false, terminal: false, fifo: false }
     }
 
     pub fn open(&mut self, pipe: OwnedFd, terminal: bool) {
         self.pipe = Some(pipe.into());
         self.terminal = terminal;
+    }
+
+    pub fn open_fifo(&mut self, pipe: OwnedFd) {
+        self.pipe = Some(pipe.into());
+        self.fifo = true;
+    }
+
+    /// Gives up a pipe that somebody else writes to still; the output has ended here.
+    pub fn detach(&mut self, registry: &Registry) -> Option<OwnedFd> {
+        self.deafen(registry);
+        let pipe = self.pipe.take();
+        self.close();
+        pipe.map(OwnedFd::from)
     }
 
     /// Looks for events: for the first time, or again after a pause.
@@ -180,7 +195,12 @@ impl Output {
             }
             let Some(pipe) = &mut self.pipe else { return (Turn::Ended, got) };
             match fill(pipe, &mut scratch[..most], self.terminal) {
+                Ok(0) if self.fifo && !last => return (Turn::Waiting, got),
                 Ok(0) => {
+                    if self.fifo {
+                        // Another descriptor goes on with the same pipe: a watch would stay behind.
+                        self.deafen(registry);
+                    }
                     self.close();
                     return (Turn::Ended, got);
                 }

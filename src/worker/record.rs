@@ -134,6 +134,16 @@ pub struct Finished {
     pub cpu: Duration,
     pub vm_bytes_max: Option<u64>,
     pub descendants_killed: u64,
+    /// Only for a command of a shell.
+    pub after_shell: Option<AfterShell>,
+}
+
+/// What a command of a shell has left.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AfterShell {
+    pub cwd: Option<String>,
+    /// The shell before was lost, and this command got a fresh one.
+    pub restarted: bool,
 }
 
 impl Finished {
@@ -199,6 +209,12 @@ impl Finished {
         }
         usage.end();
         record.int("descendants_killed", self.descendants_killed);
+        if let Some(AfterShell { cwd, restarted }) = &self.after_shell {
+            record.opt_str("cwd", cwd.as_deref());
+            if *restarted {
+                record.bool("shell_restarted", true);
+            }
+        }
         record.end();
         // Without its opening brace: it goes on where the outputs end.
         json.push(b',');

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::shell::Shell;
 use super::tools::Setup;
 use crate::admission::budget::Spent;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
@@ -16,6 +17,7 @@ use crate::process::launch;
 use crate::protocol::budget::Budget;
 use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
+use crate::protocol::request::STANDARD_SHELL;
 use crate::sys::clone::Identity;
 
 /// Where a session stands.
@@ -51,6 +53,8 @@ pub struct Session {
     pub farewell: Vec<ToGateway>,
     /// Commands that run and are not given up.
     pub running: Vec<ExecId>,
+    /// The shell that its `cmd` commands share.
+    pub shell: Option<Box<Shell>>,
     /// Commands that wait for a slot to start in it.
     pub expected: u32,
     name: Option<String>,
@@ -69,6 +73,7 @@ impl Session {
         let Opening { request, client, limits, place, spec } = opening;
         let cwd = launch::directory(&workspace.to_string_lossy(), spec.cwd.as_deref());
         let now = Instant::now();
+        let uid = setup.policy.of_session(place).filter(|_| setup.policy.is_pool()).map(|identity| identity.uid);
         Session {
             id,
             client,
@@ -85,6 +90,7 @@ impl Session {
                 .map_or(Duration::from_secs_f64(setup.config.sessions.max_idle_sec), Duration::from_millis),
             farewell: Vec::new(),
             running: Vec::new(),
+            shell: spec.shell.map(|path| Box::new(Shell::new(path, &setup.unique(id), uid))),
             expected: 0,
             name: spec.name,
             env: spec.env,
@@ -183,7 +189,10 @@ impl Session {
         info.opt_str("name", self.name.as_deref());
         info.str("client", &self.client);
         info.str("cwd", &self.cwd);
-        info.bool("shell", false);
+        match self.shell.as_deref().map(|shell| &*shell.path) {
+            Some(path) if path != STANDARD_SHELL => info.str("shell", path),
+            shell => info.bool("shell", shell.is_some()),
+        }
         info.bool("persist", self.persist);
         info.bool("busy", self.running.len() >= commands_max);
         let running: Vec<String> = self.running.iter().map(ExecId::to_string).collect();

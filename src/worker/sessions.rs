@@ -61,6 +61,8 @@ impl Worker {
                     self.tools.gateway.tell(ToGateway::Refused { request, fault });
                 }
             }
+            // Its start tells whether the directory can be used.
+            Ok(()) if self.sessions[&id].has_shell() => self.start_shell(id),
             Ok(()) if probe => {
                 // Nobody can say whether a directory can be used but by using it.
                 let session = &self.sessions[&id];
@@ -99,7 +101,8 @@ impl Worker {
                 session.farewell.push(ToGateway::Refused { request: *request, fault });
                 self.close(id, None, false);
             }
-            (State::Open | State::Closing { .. }, _) => {}
+            (State::Open, probed) => self.directory_tried(id, probed),
+            (State::Closing { .. }, _) => {}
         }
     }
 
@@ -143,6 +146,10 @@ impl Worker {
         if !session.is_closing() || !session.running.is_empty() {
             return;
         }
+        if self.end_shell(id) {
+            return;
+        }
+        self.forget_all_lingering(id);
         let workspaces = &self.tools.setup.workspaces;
         if workspaces.remove_empty(id) {
             self.gone(id);
@@ -212,12 +219,13 @@ impl Worker {
         self.ending = true;
         for exec in self.commands.keys().copied().collect::<Vec<_>>() {
             self.with(exec, |command, tools| {
-                if at_once {
-                    command.kill(Verdict::Shutdown, tools)
-                } else {
-                    command.ask(Verdict::Shutdown, tools)
+                match at_once {
+                    // It goes with its session.
+                    _ if command.hosts => {}
+                    true => command.kill(Verdict::Shutdown, tools),
+                    false => command.ask(Verdict::Shutdown, tools),
                 }
-                Next::Stay
+                if command.is_in_shell() { command.next() } else { Next::Stay }
             });
         }
         for (id, session) in &mut self.sessions {
@@ -267,6 +275,7 @@ impl Worker {
             unanswered.extend(self.all_waiting(exec).into_iter().map(|(request, _)| request));
         }
         self.forget_all(id);
+        self.forget_all_lingering(id);
         if let Some(session) = self.sessions.remove(&id) {
             self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false });
             self.tools.reaper.tell(ToReaper::SessionGone { session: id });

@@ -4,7 +4,7 @@ use crate::admission::buffers::{Account, OUTPUT_BYTES, Share};
 use crate::ids::{ExecId, RequestId};
 use crate::mailbox::Mailbox;
 use crate::message::ToGateway;
-use crate::protocol::encode::{Body, Encoding, Object};
+use crate::protocol::encode::{Encoding, Object, base64_bytes, output};
 
 /// Notifications under way to one reader, of both outputs together at most twice as many.
 const PIECES_MAX: u32 = 4;
@@ -113,24 +113,30 @@ impl Stream {
             return;
         }
         let mut piece = std::mem::take(&mut self.partial);
-        piece.extend_from_slice(bytes);
-        let whole = piece.len() - if self.base64 { 0 } else { split_tail(&piece) };
-        self.partial = piece.split_off(whole);
-        self.send(piece);
+        let bytes = if piece.is_empty() {
+            bytes
+        } else {
+            piece.extend_from_slice(bytes);
+            &piece
+        };
+        let (whole, partial) = bytes.split_at(bytes.len() - if self.base64 { 0 } else { split_tail(bytes) });
+        self.partial = partial.to_vec();
+        self.send(whole);
     }
 
     /// What is left of a character that never came whole goes as it is.
     pub fn end(&mut self) {
         let rest = std::mem::take(&mut self.partial);
-        self.send(rest);
+        self.send(&rest);
     }
 
-    fn send(&mut self, bytes: Vec<u8>) {
+    fn send(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let (length, encoding) = (bytes.len() as u64, Encoding::of(&bytes, self.base64));
-        let mut line = Vec::with_capacity(bytes.len() + bytes.len() / 2 + 256);
+        let (length, encoding) = (bytes.len() as u64, Encoding::of(bytes, self.base64));
+        // As text it is no longer.
+        let mut line = Vec::with_capacity(base64_bytes(bytes.len()) + 512);
         let mut head = Object::begin(&mut line);
         head.str("jsonrpc", "2.0");
         head.str("method", "exec.output");
@@ -140,11 +146,7 @@ impl Stream {
         params.str("stream", self.name);
         params.int("offset", self.offset);
         params.raw("data", b"");
-        let mut data = Body::default();
-        data.output(bytes, encoding);
-        while !data.is_empty() {
-            data.encode(usize::MAX / 2, &mut line);
-        }
+        output(&mut line, bytes, encoding);
         line.extend_from_slice(format!(",\"encoding\":\"{}\"}}}}\n", encoding.name()).as_bytes());
         self.offset += length;
         self.under_way += 1;

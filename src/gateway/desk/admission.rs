@@ -6,6 +6,7 @@ use std::time::Instant;
 use mio::Token;
 
 use super::buffers;
+use super::entries::InShell;
 use super::inflight::Work;
 use super::queue::Waiter;
 use super::quotas::over_limit;
@@ -76,6 +77,7 @@ impl Desk {
         let session = self.claim_session(asked.peer, limits, EntryState::Opening, owner)?;
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.budget = spec.budget;
+            entry.shell = if spec.shell.is_some() { InShell::Idle } else { InShell::None };
         }
         if owner.is_some() {
             book.sessions.push(session);
@@ -100,9 +102,22 @@ impl Desk {
         let session = SessionId(self.last_session);
         let worker = (self.last_session % self.workers.len() as u64) as usize;
         let (budget, spent) = (Budget::default(), Spent::nothing(Instant::now()));
-        let (running, commands_max, counted) = (0, 1, false);
-        let entry =
-            Entry { worker, client, limits, place, claim, state, running, commands_max, budget, spent, owner, counted };
+        let (running, commands_max, counted, shell) = (0, 1, false, InShell::None);
+        let entry = Entry {
+            worker,
+            client,
+            limits,
+            place,
+            claim,
+            state,
+            running,
+            commands_max,
+            budget,
+            spent,
+            owner,
+            counted,
+            shell,
+        };
         self.sessions.insert(session, entry);
         Ok(session)
     }
@@ -121,6 +136,9 @@ impl Desk {
             Some(session) => {
                 let ceilings = self.ceilings;
                 let (id, entry) = self.session(asked.peer, session)?;
+                if entry.is_for_shell(run.is_line()) {
+                    run.check_in_shell()?;
+                }
                 (id, entry.limits.within(&ceilings).lowered(&run.limits)?)
             }
             None => {
@@ -130,7 +148,7 @@ impl Desk {
         };
         let id = asked.id.map(Box::from);
         let waiter = Waiter { request: asked.request, session, limits, id, run, params: None };
-        match self.refusal(session) {
+        match self.refusal(session, waiter.run.is_line()) {
             None => self.start(waiter).map(Decision::Later),
             Some(refusal) if refusal.passes() && waiter.run.queue_ms > 0 => self.enqueue(waiter).map(Decision::Later),
             Some(refusal) => {
@@ -164,12 +182,15 @@ impl Desk {
     }
 
     /// Why one more command cannot start in a session now, if it cannot.
-    pub(super) fn refusal(&mut self, session: SessionId) -> Option<Refusal> {
+    pub(super) fn refusal(&mut self, session: SessionId, is_line: bool) -> Option<Refusal> {
         let Some(entry) = self.sessions.get(&session).filter(|entry| entry.state != EntryState::Closing) else {
             return Some(Refusal::Lasting(Fault::session_not_found(&session.to_string())));
         };
         if let Err(fault) = entry.within_budget(session, Instant::now()) {
             return Some(Refusal::Lasting(fault));
+        }
+        if matches!(entry.shell, InShell::Runs(_)) && entry.is_for_shell(is_line) {
+            return Some(Refusal::Busy { limit: 1, usage: 1 });
         }
         let max = entry.commands_max(&self.config);
         if entry.running >= max {
@@ -197,16 +218,19 @@ impl Desk {
             self.unclaim_ephemeral(session);
         })?;
         self.slots.claim_command();
+        self.last_exec += 1;
+        let exec = ExecId(self.last_exec);
         let (mut alone, mut own) = (true, false);
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.commands_max = entry.commands_max(&self.config);
             entry.running += 1;
             own = entry.state == EntryState::Ephemeral;
             alone = own || entry.commands_max == 1;
+            if entry.is_for_shell(run.is_line()) {
+                entry.shell = InShell::Runs(exec);
+            }
         }
         let ephemeral = own.then(|| Box::new(self.opening(session, None, OpenSession::default())));
-        self.last_exec += 1;
-        let exec = ExecId(self.last_exec);
         self.commands.insert(exec, Slot { session, claim });
         let id = run.stream.then(|| id.unwrap_or_else(|| Box::from("null")));
         let asked_at = Instant::now();
@@ -268,6 +292,9 @@ impl Desk {
         self.ledger.release(slot.claim);
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.running -= 1;
+            if entry.shell == InShell::Runs(exec) {
+                entry.shell = InShell::Idle;
+            }
             if let CommandEnd::Finished { cpu, output_bytes, .. } = end {
                 entry.spent.count(cpu, output_bytes);
             }

@@ -7,7 +7,7 @@ use mio::Token;
 use crate::admission::budget::Spent;
 use crate::admission::quota::Claim;
 use crate::config::Config;
-use crate::ids::{ClientName, SessionId};
+use crate::ids::{ClientName, ExecId, SessionId};
 use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
@@ -28,9 +28,23 @@ pub(super) struct Entry {
     /// The connection that it lives as long as.
     pub owner: Option<Token>,
     pub counted: bool,
+    pub shell: InShell,
+}
+
+/// Whether a session has a shell, and what runs in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum InShell {
+    None,
+    Idle,
+    Runs(ExecId),
 }
 
 impl Entry {
+    /// A command line of a session with a shell is that shell's.
+    pub fn is_for_shell(&self, is_line: bool) -> bool {
+        is_line && self.shell != InShell::None
+    }
+
     /// Commands that may run in it at once. A command that was started alone in its session stays so, whatever is
     /// configured meanwhile.
     pub fn commands_max(&self, config: &Config) -> u64 {

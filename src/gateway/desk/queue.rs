@@ -83,13 +83,15 @@ impl Desk {
             let next = queue.take_next(|candidate| match candidate {
                 Candidate::Client(client) => self.over_quota(client).is_none_or(|over| !over.passes()),
                 // Who cannot start is passed over, but for those who never will: they are to hear why.
-                Candidate::Waiter(waiter) => self.refusal(waiter.session).is_none_or(|refusal| !refusal.passes()),
+                Candidate::Waiter(waiter) => {
+                    self.refusal(waiter.session, waiter.run.is_line()).is_none_or(|refusal| !refusal.passes())
+                }
             });
             self.queue = queue;
             let Some(waiter) = next else { return };
             self.has_left(&waiter);
-            let (request, session) = (waiter.request, waiter.session);
-            let started = match self.refusal(session) {
+            let (request, session, is_line) = (waiter.request, waiter.session, waiter.run.is_line());
+            let started = match self.refusal(session, is_line) {
                 None => self.start(waiter),
                 Some(refusal) => Err(refusal.tell(session)),
             };
@@ -114,8 +116,9 @@ impl Desk {
         while let Some(request) = self.waits.pop_due(now) {
             let Some(Work::Queued(ticket)) = self.work(request) else { continue };
             let ticket = *ticket;
-            let Some(session) = self.queue.get(ticket).map(|waiter| waiter.session) else { continue };
-            let refusal = self.refusal(session);
+            let waiter = self.queue.get(ticket).map(|waiter| (waiter.session, waiter.run.is_line()));
+            let Some((session, is_line)) = waiter else { continue };
+            let refusal = self.refusal(session, is_line);
             self.leave_queue(ticket);
             let max = self.config.commands.max_commands;
             let fault = refusal.map_or_else(

@@ -26,6 +26,9 @@ impl Command {
         if grace.is_zero() {
             return self.kill(verdict, tools);
         }
+        if self.is_in_shell() && self.phase == Phase::Running {
+            return self.ask_in_shell(verdict, Instant::now() + grace, tools);
+        }
         match (self.phase, &self.child) {
             (Phase::Running, Some(child)) => {
                 child.signal_group(Signal::SIGTERM);
@@ -55,6 +58,12 @@ impl Command {
     /// Ends it by SIGKILL.
     pub fn kill(&mut self, verdict: Verdict, tools: &mut Tools) {
         let now = Instant::now();
+        if self.is_in_shell() {
+            if !matches!(self.phase, Phase::Killed | Phase::Ended) {
+                self.kill_in_shell(verdict, tools);
+            }
+            return;
+        }
         match self.phase {
             Phase::Running | Phase::Asked => {
                 self.verdict.get_or_insert(verdict);
@@ -103,7 +112,7 @@ impl Command {
         let drain = Duration::from_millis(tools.setup.config.commands.drain_ms);
         self.remind(now + drain, Due::Drained, tools);
         self.give_up_after(now, tools);
-        if tools.relief.errands.no_orphans() {
+        if (self.hosts && !self.sweeps) || tools.relief.errands.no_orphans() {
             self.tree_is_gone(tools);
         } else {
             self.sweep(tools);
@@ -167,6 +176,9 @@ impl Command {
 
     pub(super) fn give_up(&mut self, tools: &mut Tools) -> Next {
         let before = self.phase;
+        if self.is_in_shell() && self.phase == Phase::Killed {
+            self.look_in_shell(tools);
+        }
         self.look_for_end(tools);
         if self.phase != before {
             return self.next();

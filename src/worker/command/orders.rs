@@ -67,6 +67,10 @@ impl Command {
                 self.take_input(&bytes, eof, tools)?;
                 format!("{{\"accepted_bytes\":{}}}", bytes.len())
             }
+            Order::Signal(signal) if self.is_in_shell() => {
+                self.signal_in_shell(signal);
+                "{\"delivered\":true}".to_owned()
+            }
             Order::Signal(signal) => {
                 let child = self.child.as_ref().ok_or_else(|| Fault::exec_not_found(&self.exec.to_string()))?;
                 child.signal_group_by_number(signal);
@@ -131,7 +135,7 @@ impl Command {
 
     /// Appends its row of `exec.list`; false where it does not run, not yet or not any more.
     pub fn list(&self, out: &mut Vec<u8>) -> bool {
-        let Some(pid) = self.pid().filter(|_| self.phase != Phase::Ended) else { return false };
+        let Some(pid) = self.pid().filter(|_| self.phase != Phase::Ended && !self.hosts) else { return false };
         let mut row = Object::begin(out);
         row.str("exec", &self.exec.to_string());
         row.str("session", &self.session.to_string());
