@@ -284,12 +284,30 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
     }
 }
 
+/// What this version can do, in the words of the protocol.
+const FEATURES: [&str; 14] = [
+    "batch",
+    "sessions",
+    "shell",
+    "budget",
+    "exec.run",
+    "exec.start",
+    "exec.kill",
+    "stream",
+    "pty",
+    "queue_ms",
+    "key",
+    "limit",
+    "rate",
+    "reload",
+];
+
 /// The members of `system.info` that only a reload changes.
 pub(super) fn about(config: &Config) -> Vec<u8> {
     let mut about = Vec::new();
     let mut object = Object::begin(&mut about);
     object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
-    object.strings("features", ["sessions", "exec.run", "exec.start", "exec.kill", "stream", "pty", "batch"]);
+    object.strings("features", FEATURES);
     let mut limits = object.object("limits");
     let groups = [
         serde_json::to_value(&config.connections),
@@ -301,6 +319,14 @@ pub(super) fn about(config: &Config) -> Vec<u8> {
         for (name, value) in group.as_object().into_iter().flatten() {
             limits.raw(name, value.to_string().as_bytes());
         }
+    }
+    let named = [
+        ("quotas", serde_json::to_vec(&config.quotas)),
+        ("rate", serde_json::to_vec(&config.rate)),
+        ("memory", serde_json::to_vec(&config.memory)),
+    ];
+    for (name, group) in named {
+        limits.raw(name, group.as_deref().unwrap_or(b"null"));
     }
     limits.end();
     object.raw("enforcement", &enforcement::to_json(&enforcement::report(config, &Host::probe())));
