@@ -31,6 +31,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -76,6 +77,16 @@ pub struct Login {
 }
 
 impl Client {
+    /// However its process ends, by a signal that nobody can hear too, the daemon is to see it at once. Over TCP it would
+    /// take a connection that is closed for one that has said all it had to say, and keep it until its last answer.
+    pub(crate) fn reset_at_end(&self) {
+        if let Stream::Tcp(stream) = self.reader.get_ref() {
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            // Without it what runs goes on to its own end.
+            let _ = setsockopt(stream, sockopt::Linger, &linger);
+        }
+    }
+
     /// Connects over TCP, as to `"127.0.0.1:7643"`.
     pub fn connect(addr: impl ToSocketAddrs + std::fmt::Display) -> Result<Client, ClientError> {
         let fail = |error| ClientError::Io { step: format!("connect to {addr}"), error };
@@ -271,6 +282,20 @@ impl Client {
                 Line::Answer(answer) => return answer,
                 Line::Notification => on_notification(wire::text_of(&self.line)?)
                     .map_err(|error| ClientError::Io { step: "hand on a notification".into(), error })?,
+            }
+        }
+    }
+
+    /// Hands on what a subscription brings, until the connection ends or nobody takes it any more.
+    pub(crate) fn listen_while(
+        &mut self,
+        on_notification: &mut dyn FnMut(&str) -> io::Result<()>,
+    ) -> Result<(), ClientError> {
+        loop {
+            // Nothing is asked any more, so all that comes is notifications.
+            if let Line::Notification = self.receive(self.last_id)? {
+                on_notification(wire::text_of(&self.line)?)
+                    .map_err(|error| ClientError::Io { step: "hand on a notification".into(), error })?;
             }
         }
     }

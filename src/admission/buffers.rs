@@ -35,7 +35,7 @@ enum Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Short {
     /// The whole daemon.
-    Daemon { limit: u64, usage: u64 },
+    Daemon { limit: u64, usage: u64, delta: u64 },
     /// The client, or with `tree` its parent with all its children.
     Client { limit: u64, usage: u64, delta: u64, tree: bool },
 }
@@ -98,7 +98,7 @@ impl Account {
     fn short(&self, usage: u64, delta: u64) -> Short {
         let limit = self.max();
         match self.0.level {
-            Level::Daemon => Short::Daemon { limit, usage },
+            Level::Daemon => Short::Daemon { limit, usage, delta },
             Level::Tree => Short::Client { limit, usage, delta, tree: true },
             Level::Client => Short::Client { limit, usage, delta, tree: false },
         }

@@ -1,6 +1,7 @@
 //! `cofferdam call`: one request to a daemon, its result as JSON.
 //!
-//! Runs on the main thread, alone. Knows no method: what it is given goes to the daemon as it is.
+//! Runs on the main thread, alone. What it is given goes to the daemon as it is; it knows one method only, the one whose
+//! notifications come behind its result.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -19,7 +20,7 @@ cofferdam call: one request to a daemon
 Usage: cofferdam call METHOD [PARAMS] [OPTION]…
 
 PARAMS is a JSON object. The result is printed as JSON on stdout; notifications that come before it, a line each, as
-they come. An error is printed as JSON on stderr, exit code 1.
+they come; with system.subscribe they come after it, until Ctrl-C. An error is printed as JSON on stderr, exit code 1.
 
 Options:
   --addr ADDR          HOST:PORT or unix:PATH of the daemon; default 127.0.0.1:7643
@@ -32,6 +33,7 @@ Example:
 ";
 
 pub(super) const ADDR: &str = "127.0.0.1:7643";
+const SUBSCRIBE: &str = "system.subscribe";
 /// A token file holds one short line: more is some other file, and shall not be sent anywhere.
 const TOKEN_BYTES_MAX: u64 = 4096;
 
@@ -115,6 +117,7 @@ pub(super) fn connect(addr: &OsStr, token_file: Option<&Path>) -> Result<Client,
         Some(path) => Client::connect_unix(path)?,
         None => Client::connect(&*addr.to_string_lossy())?,
     };
+    client.reset_at_end();
     if let Some(token) = token {
         client.login(&token)?;
     }
@@ -127,10 +130,20 @@ fn call(args: &CallArgs) -> Result<(), Failure> {
     let answer =
         client.call_while(&args.method, args.params.as_deref(), &mut |line| say(line).inspect_err(|_| heard = false));
     match heard {
-        true => say(answer?.get()).map_err(|_| Failure::Stdout),
+        true => {
+            say(answer?.get()).map_err(|_| Failure::Stdout)?;
+            if args.method == SUBSCRIBE { listen(&mut client) } else { Ok(()) }
+        }
         // The connection is dropped, and with it the command whose output nobody reads.
         false => Err(Failure::Stdout),
     }
+}
+
+/// A subscription is for what comes behind its answer.
+fn listen(client: &mut Client) -> Result<(), Failure> {
+    let mut heard = true;
+    let ended = client.listen_while(&mut |line| say(line).inspect_err(|_| heard = false));
+    if heard { Ok(ended?) } else { Err(Failure::Stdout) }
 }
 
 fn unix_path(addr: &OsStr) -> Option<&Path> {

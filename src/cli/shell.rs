@@ -4,10 +4,10 @@
 //! it, a panic too, puts the terminal back as it was.
 
 mod raw;
+mod screen;
 mod talk;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use lexopt::Arg::{Long, Value};
@@ -145,12 +145,6 @@ fn say_why(record: &Record) {
     if !matches!(record.status, Status::Exited | Status::Signaled) {
         complain(&format!("cofferdam shell: ended: {}{limit}", record.status.as_str()));
     }
-}
-
-/// Shows bytes at once.
-fn show(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(bytes).and_then(|()| stdout.flush())
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ mod tests {
             searched: false,
             argv: ["/bin/sh", "-c", line].map(c_string).into(),
             envp: vec![c_string("PATH=/usr/bin:/bin")],
+            workspace: None,
             cwd: None,
             limits: Vec::new(),
             nproc: None,

@@ -1,6 +1,8 @@
 //! From what a client asks for to a [`Plan`] for the child. Pure.
 
 use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::libc;
 
@@ -48,22 +50,25 @@ pub enum NprocRule {
 }
 
 impl Common {
-    /// The plan of a command; without a program, of a trial whether one could start there.
+    /// The plan of a command; without a program, of a trial whether one could start there. The session's private
+    /// directory, if it has one, and the directory where the command runs.
     pub fn plan(
         &self,
         program: Option<&Program>,
         environment: &[Variable],
-        cwd: &str,
+        (workspace, cwd): (Option<&str>, &str),
         limits: &Limits,
         identity: Option<Identity>,
     ) -> Plan {
+        let (workspace, cwd) = steps_to(workspace, cwd);
         let (programs, searched, argv) = program.map(|program| found(program, environment)).unwrap_or_default();
         Plan {
             programs,
             searched,
             argv,
             envp: environment.iter().map(|(name, value)| c_string([name.as_bytes(), b"=", value].concat())).collect(),
-            cwd: Some(c_string(cwd)),
+            workspace,
+            cwd,
             limits: self.rlimits(limits),
             nproc: limits.nproc.map(|nproc| nproc.min(self.hard_limits.nproc)),
             oom_score_adj: (self.oom_score_adj != 0).then(|| c_string(self.oom_score_adj.to_string())),
@@ -122,11 +127,24 @@ fn found(program: &Program, environment: &[Variable]) -> (Vec<CString>, bool, Ve
     (programs, searched, argv.into_iter().map(c_string).collect())
 }
 
+/// How to get to a directory: first to the session's own, if it is there or below, and from there by the rest. Links in
+/// the rest are the session's doing, so the rest is for the session's uid to follow.
+fn steps_to(workspace: Option<&str>, cwd: &str) -> (Option<CString>, Option<CString>) {
+    let below = workspace.and_then(|workspace| Some((workspace, Path::new(cwd).strip_prefix(workspace).ok()?)));
+    match below {
+        None => (None, Some(c_string(cwd))),
+        Some((workspace, rest)) => {
+            let rest = rest.as_os_str().as_bytes();
+            (Some(c_string(workspace)), (!rest.is_empty()).then(|| c_string(rest)))
+        }
+    }
+}
+
 /// A working directory as a command means it: below its session's where it is relative.
 pub fn directory(base: &str, asked: Option<&str>) -> String {
     match asked {
         None => base.to_owned(),
-        Some(asked) => std::path::Path::new(base).join(asked).to_string_lossy().into_owned(),
+        Some(asked) => Path::new(base).join(asked).to_string_lossy().into_owned(),
     }
 }
 
@@ -152,6 +170,21 @@ mod tests {
             nproc: NprocRule::Exempt,
             signals: u64::MAX,
         }
+    }
+
+    #[test]
+    fn inv14_only_the_workspace_is_entered_before_the_uid_changes() {
+        let steps = |workspace, cwd| {
+            let (workspace, cwd) = steps_to(workspace, cwd);
+            let text = |path: Option<CString>| path.map(|path| path.into_string().unwrap());
+            (text(workspace), text(cwd))
+        };
+        let both = |workspace: &str, cwd: &str| (Some(workspace.to_owned()), Some(cwd.to_owned()));
+        assert_eq!(steps(None, "/root"), (None, Some("/root".into())));
+        assert_eq!(steps(Some("/w/s1"), "/w/s1"), (Some("/w/s1".into()), None));
+        assert_eq!(steps(Some("/w/s1"), "/w/s1/link/x"), both("/w/s1", "link/x"));
+        assert_eq!(steps(Some("/w/s1"), "/w/s1/../s2"), both("/w/s1", "../s2"));
+        assert_eq!(steps(Some("/w/s1"), "/w/s10"), (None, Some("/w/s10".into())));
     }
 
     #[test]

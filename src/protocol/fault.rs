@@ -182,6 +182,14 @@ impl Fault {
             .number("usage", clamp(usage))
     }
 
+    /// What is held for all clients together. Unlike a slot, what is asked for differs from request to request, so it is
+    /// told as well: who asks for less may pass.
+    pub fn buffers_full(limit: u64, usage: u64, delta: u64) -> Self {
+        let mut fault = Fault::capacity("buffer_bytes", limit, usage).number("delta", clamp(delta));
+        fault.message = format!("the daemon is full: {delta} more buffer_bytes, with {usage} of {limit} in use");
+        fault
+    }
+
     /// The client's own quota. A delta that is over the limit by itself never passes, however long one waits.
     pub fn over_limit(message: String, client: &str, over: Vec<Over>, retryable: bool) -> Self {
         let mut fault = Fault::new(Reason::OverLimit, message).text("client", client);

@@ -23,6 +23,9 @@ pub struct Plan {
     pub searched: bool,
     pub argv: Vec<CString>,
     pub envp: Vec<CString>,
+    /// Entered before the uid changes, for folders above it may be closed to that uid: a directory that we made.
+    pub workspace: Option<CString>,
+    /// Entered as the uid that the child has: nobody gets by us where that uid may not go.
     pub cwd: Option<CString>,
     /// Resource and value, soft and hard; RLIMIT_NPROC is `nproc`.
     pub limits: Vec<(u32, u64, u64)>,
@@ -252,13 +255,16 @@ extern "C" fn child(script: *mut c_void) -> c_int {
         step!(script, Stage::Nice, libc::SYS_setpriority, libc::PRIO_PROCESS, 0, plan.nice);
     }
     step!(script, Stage::Session, libc::SYS_umask, plan.umask);
-    if let Some(cwd) = &plan.cwd {
-        step!(script, Stage::Cwd, libc::SYS_chdir, cwd.as_ptr());
+    if let Some(workspace) = &plan.workspace {
+        step!(script, Stage::Cwd, libc::SYS_chdir, workspace.as_ptr());
     }
     if let Some(Identity { uid, gid }) = plan.identity {
         step!(script, Stage::User, libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
         step!(script, Stage::User, libc::SYS_setresgid, gid, gid, gid);
         step!(script, Stage::User, libc::SYS_setresuid, uid, uid, uid);
+    }
+    if let Some(cwd) = &plan.cwd {
+        step!(script, Stage::Cwd, libc::SYS_chdir, cwd.as_ptr());
     }
     if let Some(nproc) = plan.nproc {
         limit(script, libc::RLIMIT_NPROC, nproc, nproc);

@@ -52,6 +52,9 @@ enum Phase {
     Ended,
 }
 
+/// Longest part of a path that is kept for an error.
+const CWD_CHARS_MAX: usize = 1024;
+
 /// A program as an error calls it: not longer than a line.
 fn name_of(program: &Program) -> Box<str> {
     let name = match program {
@@ -104,6 +107,8 @@ pub struct Command {
     pub given_up: bool,
     /// What an error calls it.
     pub program: Box<str>,
+    /// The working directory that was asked for, as an error calls it.
+    pub cwd: Option<Box<str>>,
     shown: (&'static str, Box<[u8]>),
     pub asked_at: Instant,
     phase: Phase,
@@ -209,6 +214,7 @@ impl Command {
             keyed: spec.key.is_some(),
             given_up: false,
             program: name_of(&spec.program),
+            cwd: spec.cwd.as_deref().map(|cwd| cwd.chars().take(CWD_CHARS_MAX).collect::<String>().into()),
             shown: shown(&spec.program),
             asked_at,
             phase: Phase::Launching,

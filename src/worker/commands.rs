@@ -17,6 +17,7 @@ use crate::process::spawn::{Launched, SpawnFault};
 use crate::process::tree::{Marks, Orphan};
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::request::Program;
+use crate::sys::clone::Stage;
 
 impl Worker {
     pub(super) fn start(&mut self, request: RequestId, exec: ExecId, id: SessionId, mut running: Running) {
@@ -49,8 +50,8 @@ impl Worker {
             name_terminal(&mut environment, pty.term.as_deref());
         }
         let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
-        let plan =
-            setup.common.plan(Some(&running.spec.program), &environment, &cwd, &running.limits, session.identity);
+        let (program, place) = (Some(&running.spec.program), session.place(&cwd));
+        let plan = setup.common.plan(program, &environment, place, &running.limits, session.identity);
         let alone = setup.policy.is_pool() && running.alone && !session.has_shell();
         let marks = Marks {
             leader: 0,
@@ -121,10 +122,14 @@ impl Worker {
             return self.left(&command);
         }
         let (request, id) = (command.request, command.session);
+        let mut what = String::from(&*command.program);
         if let Some(session) = self.sessions.get_mut(&id) {
             session.command_gone(exec, None, 0);
+            if fault.stage == Stage::Cwd {
+                what = launch::directory(&session.cwd, command.cwd.as_deref());
+            }
         }
-        self.refuse(request, exec, id, spawn_fault(fault, &command.program), false);
+        self.refuse(request, exec, id, spawn_fault(fault, &what), false);
         for (request, _) in self.all_waiting(exec) {
             self.refuse_order(request, Fault::exec_not_found(&exec.to_string()));
         }
@@ -316,9 +321,14 @@ impl Worker {
     }
 }
 
-/// SPAWN_FAILED: the step and the errno say exactly what was wrong.
+/// SPAWN_FAILED: the step and the errno say exactly what was wrong. `what` is the directory where that is at fault, or else
+/// the program.
 pub(super) fn spawn_fault(fault: SpawnFault, what: &str) -> Fault {
     let SpawnFault { stage, errno } = fault;
-    let message = format!("cannot start {what}: {}: {}", stage.name(), errno.desc());
+    let message = match stage {
+        // Not the program: whoever reads that /bin/sh is missing looks in the wrong place.
+        Stage::Cwd => format!("cannot enter {what}: {}", errno.desc()),
+        _ => format!("cannot start {what}: {}: {}", stage.name(), errno.desc()),
+    };
     Fault::new(Reason::SpawnFailed, message).text("stage", stage.name()).text("errno", format!("{errno:?}"))
 }

@@ -48,6 +48,8 @@ pub struct Session {
     pub identity: Option<Identity>,
     pub cwd: String,
     pub home: String,
+    /// Its private directory, if it has one.
+    pub workspace: Option<String>,
     pub idle: Duration,
     /// What is told when it is gone: the record of the command that it was opened for, whose places are free by then.
     pub farewell: Vec<ToGateway>,
@@ -69,9 +71,10 @@ pub struct Session {
 
 impl Session {
     /// `workspace` is its private directory, the default for what it does not name itself.
-    pub fn new(id: SessionId, opening: Opening, workspace: &Path, setup: &Setup) -> Session {
+    pub fn new(id: SessionId, opening: Opening, workspace: Option<&Path>, setup: &Setup) -> Session {
         let Opening { request, client, limits, place, spec } = opening;
-        let cwd = launch::directory(&workspace.to_string_lossy(), spec.cwd.as_deref());
+        let workspace = workspace.map(|path| path.to_string_lossy().into_owned());
+        let cwd = launch::directory(workspace.as_deref().unwrap_or_default(), spec.cwd.as_deref());
         let now = Instant::now();
         let uid = setup.policy.of_session(place).filter(|_| setup.policy.is_pool()).map(|identity| identity.uid);
         Session {
@@ -84,6 +87,7 @@ impl Session {
             limits,
             identity: setup.policy.of_session(place),
             home: cwd.clone(),
+            workspace,
             cwd,
             idle: spec
                 .idle_ms
@@ -100,6 +104,11 @@ impl Session {
             spent: Spent::nothing(now),
             history: VecDeque::new(),
         }
+    }
+
+    /// A directory as [`Common::plan`](launch::Common::plan) wants it.
+    pub fn place<'a>(&'a self, cwd: &'a str) -> (Option<&'a str>, &'a str) {
+        (self.workspace.as_deref(), cwd)
     }
 
     /// The environment of one of its commands.

@@ -67,8 +67,8 @@ impl Worker {
                 // Nobody can say whether a directory can be used but by using it.
                 let session = &self.sessions[&id];
                 let environment = session.environment(None, &[], &self.tools.setup);
-                let plan =
-                    self.tools.setup.common.plan(None, &environment, &session.cwd, &session.limits, session.identity);
+                let place = session.place(&session.cwd);
+                let plan = self.tools.setup.common.plan(None, &environment, place, &session.limits, session.identity);
                 let task = Task::Probe { session: id, plan: Box::new(plan) };
                 self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
             }
@@ -81,12 +81,12 @@ impl Worker {
         let identity = setup.policy.of_session(opening.place);
         // One that names its own directory needs no other.
         let workspace = match &opening.spec.cwd {
-            Some(cwd) if cwd.starts_with('/') => std::path::PathBuf::new(),
-            Some(_) | None => setup.workspaces.make(id, identity).map_err(|errno| {
+            Some(cwd) if cwd.starts_with('/') => None,
+            Some(_) | None => Some(setup.workspaces.make(id, identity).map_err(|errno| {
                 spawn_fault(SpawnFault { stage: Stage::Workspace, errno }, "the session's directory")
-            })?,
+            })?),
         };
-        let session = Session::new(id, opening, &workspace, setup);
+        let session = Session::new(id, opening, workspace.as_deref(), setup);
         self.sessions.insert(id, session);
         Ok(())
     }

@@ -170,13 +170,15 @@ impl Worker {
         let setup = self.tools.setup.clone();
         let environment = session.environment(Some(exec), &[], &setup);
         let (identity, cwd, mut limits) = (session.identity, session.cwd.clone(), session.limits);
+        let workspace = session.workspace.clone();
         let Some(shell) = session.shell.as_deref_mut() else { return };
         if let Err(errno) = shell.open_pipes(id, || Fifos::make(&setup.workspaces, id, identity)) {
             return self.shell_failed(id, SpawnFault { stage: Stage::Pipes, errno });
         }
         // Its commands have that each for itself.
         (limits.cpu_ms, limits.memory_bytes) = (None, None);
-        let plan = setup.common.plan(Some(&shell.program()), &environment, &cwd, &limits, identity);
+        let plan =
+            setup.common.plan(Some(&shell.program()), &environment, (workspace.as_deref(), &cwd), &limits, identity);
         let (marks, running) = (shell.marks.clone(), of_host(shell.program(), limits));
         (shell.stand, shell.host) = (Stand::Starting, Some(exec));
         match Command::host(exec, id, plan, marks, running, &mut self.tools) {

@@ -34,6 +34,7 @@ fn a_command_starts_only_if_its_outputs_fit() {
         stand(&daemon, &mut client, json!({}));
     }
     let error = changes_nothing(&daemon, &ip(1), || client.refused("exec.run", json!({"cmd": "true"}), "CAPACITY"));
+    assert_eq!(error["data"]["delta"], 128 * KIB, "{error}");
     expect_capacity(&error, "buffer_bytes", 256 * KIB, 256 * KIB);
     drop(client);
     wait_empty(&daemon);
@@ -48,6 +49,9 @@ fn a_command_starts_only_if_its_stdin_fits_too() {
     let error = changes_nothing(&daemon, &ip(1), || client.refused("exec.run", with_stdin(400 * KIB), "CAPACITY"));
     assert_eq!(error["data"]["resource"], "buffer_bytes", "{error}");
     assert_eq!(error["data"]["limit"], 512 * KIB, "{error}");
+    assert_eq!(error["data"]["delta"], 528 * KIB, "{error}");
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.contains(&format!("{} more buffer_bytes", 528 * KIB)), "{error}");
     // The line that it came in takes as much again while it is read.
     let record = run(&mut client, with_stdin(150 * KIB));
     assert_eq!(out(&record), format!("{}\n", 150 * KIB).into_bytes());

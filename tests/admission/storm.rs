@@ -148,5 +148,5 @@ fn inv9_everything_at_once_leaves_nothing() {
         let idle = stats["sessions"]["current"] == 0 && stats["commands"]["running"] == 0;
         (idle && stats["output"]["buffered_bytes"] == 0).then(|| stats.clone())
     });
-    assert!(stats["commands"]["finished"].as_u64().unwrap() > 50, "{stats}");
+    assert!(stats["commands"]["finished"].as_u64().unwrap() > 10, "{stats}");
 }

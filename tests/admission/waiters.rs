@@ -217,6 +217,22 @@ fn a_waiter_of_a_persistent_session_leaves_it_as_it_was() {
 }
 
 #[test]
+fn inv9_a_waiter_that_never_will_start_gives_its_session_back() {
+    let daemon = one_slot(&[]);
+    let (mut holder, mut client) = (daemon.tcp_as(1), daemon.tcp_as(2));
+    let gate = daemon.launch.folder.gate();
+    let running = hold(&daemon, &mut holder, &gate, json!({}));
+    let waits = enqueue(&mut client, waiting("true"));
+    assert_eq!(usage(&mut daemon.unix(), &ip(2), "sessions"), 1);
+    daemon.unix().ok("limit.set", json!({"client": ip(2), "resource": "commands", "limit": 0}));
+    gate.open();
+    expect_done(&mut holder, &running);
+    let error = expect_refusal(&mut client, &waits, "OVER_LIMIT");
+    expect_over(&error, &ip(2), &[("commands", 0, 0, 1)], false);
+    wait_unused(&daemon, &ip(2));
+}
+
+#[test]
 fn whoever_has_only_shut_the_writing_side_still_waits() {
     let daemon = one_slot(&[]);
     let (mut holder, mut client) = (daemon.unix(), daemon.tcp_as(2));

@@ -122,9 +122,14 @@ fn a_working_directory_that_cannot_be_used_says_so() {
 
     for (cwd, errno) in [("/no/such/folder", "ENOENT"), (file.as_str(), "ENOTDIR")] {
         let params = json!({"cmd": "true", "cwd": cwd});
-        assert_eq!(spawn_failure(&mut conn, params), failed("cwd", errno), "{cwd}");
-        let error = conn.refused("session.open", json!({"cwd": cwd}), "SPAWN_FAILED");
-        assert_eq!(error["data"]["stage"], "cwd", "{error}");
+        assert_eq!(spawn_failure(&mut conn, params.clone()), failed("cwd", errno), "{cwd}");
+        let entering = format!("cannot enter {cwd}: ");
+        for (method, params) in [("exec.run", params), ("session.open", json!({"cwd": cwd}))] {
+            let error = conn.refused(method, params, "SPAWN_FAILED");
+            assert_eq!(error["data"]["stage"], "cwd", "{error}");
+            // The directory is at fault, not the program.
+            assert!(error["message"].as_str().is_some_and(|message| message.starts_with(&entering)), "{error}");
+        }
     }
     let stats = daemon.stats();
     assert_eq!((&stats["commands"]["started"], &stats["sessions"]["current"]), (&json!(0), &json!(0)), "{stats}");

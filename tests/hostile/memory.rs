@@ -194,7 +194,7 @@ fn a_command_starts_only_where_its_input_and_a_part_of_its_outputs_fit() {
     assert_eq!(
         error["data"],
         json!({"reason": "CAPACITY", "retryable": true, "resource": "buffer_bytes",
-        "limit": 300 * kib, "usage": held})
+        "limit": 300 * kib, "usage": held, "delta": 172 * kib + 1})
     );
     assert_eq!(buffered(&mut conn), held, "a refusal takes nothing");
     let just = run(&mut conn, json!({"cmd": "cat", "stdin": input(44 * kib)}));

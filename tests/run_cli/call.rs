@@ -1,5 +1,8 @@
 //! `cofferdam call`: one request, its result on stdout, its error on stderr.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use crate::exec_support::*;
 use crate::support::*;
 use crate::{Done, Running, cofferdam};
@@ -70,6 +73,36 @@ fn notifications_come_before_the_result() {
     let id = notifications[0]["params"]["id"].clone();
     let pieces: Vec<Piece> = notifications.iter().map(|line| piece(line, &id)).collect();
     assert_eq!(joined(&pieces, "stdout"), b"one\ntwo\n");
+}
+
+#[test]
+fn a_call_that_is_killed_ends_what_it_runs() {
+    let daemon = Daemon::start(&[]);
+    let mark = mark();
+    let params = json!({"argv": ["sleep", mark]}).to_string();
+    let address = daemon.address.unwrap().to_string();
+    let mut caller = cofferdam(&["call", "exec.run", &params, "--addr", &address]).spawn().unwrap();
+    daemon.stats_show("it runs", |stats| (stats["commands"]["running"] == 1).then_some(()));
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    wait_gone(&mark);
+}
+
+#[test]
+fn a_subscription_goes_on_until_nobody_reads_it() {
+    let daemon = Daemon::start(&[]);
+    let address = daemon.address.unwrap().to_string();
+    let arguments = ["call", "system.subscribe", r#"{"interval_ms":100}"#, "--addr", &address];
+    let mut child = cofferdam(&arguments).stdout(Stdio::piped()).spawn().unwrap();
+
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().take(3);
+    let lines: Vec<Value> = lines.map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(lines[0], json!({"subscribed": true}));
+    assert!(lines[1..].iter().all(|line| line["method"] == "system.stats"), "{lines:?}");
+    // The pipe is closed: the next one ends it.
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::support::{Daemon, is_root, json, skip};
+use crate::support::{Daemon, Launch, is_root, json, skip};
 
 fn daemon() -> Daemon {
     Daemon::start(&[("children.workspaces", json!("w"))])
@@ -144,4 +144,51 @@ fn a_directory_that_the_client_names_is_left_alone() {
     client.run_in(&session, "echo x > file");
     client.ok("session.close", json!({"session": session}));
     assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "x\n");
+}
+
+#[test]
+fn inv14_a_session_does_not_get_where_its_uid_may_not_go() {
+    if !is_root() {
+        return skip("only root may enter what the session's uid may not");
+    }
+    let daemon = daemon();
+    let closed = daemon.launch.folder.open_to_all("closed");
+    let inner = closed.join("inner");
+    fs::create_dir(&inner).unwrap();
+    fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(inner.join("file"), "secret").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let mut client = daemon.tcp();
+    let session = client.open(json!({}));
+    client.run_in(&session, &format!("ln -s {} link", inner.display()));
+    let shell = client.open(json!({"shell": true}));
+
+    let refused = [
+        ("session.open", json!({"cwd": inner})),
+        ("session.open", json!({"cwd": inner, "shell": true})),
+        ("exec.run", json!({"cmd": "cat file", "cwd": inner})),
+        ("exec.run", json!({"cmd": "cat file", "cwd": inner, "session": session})),
+        ("exec.run", json!({"cmd": "cat file", "cwd": "link", "session": session})),
+        ("exec.run", json!({"cmd": "cat file", "cwd": inner, "session": shell})),
+        ("exec.run", json!({"argv": ["cat", "file"], "cwd": inner, "session": shell})),
+    ];
+    for (method, params) in refused {
+        let error = client.refused(method, params.clone(), "SPAWN_FAILED");
+        let told = (&error["data"]["stage"], &error["data"]["errno"]);
+        assert_eq!(told, (&json!("cwd"), &json!("EACCES")), "{method} {params}: {error}");
+    }
+}
+
+#[test]
+fn a_directory_below_the_own_one_is_found_where_the_folders_above_are_closed() {
+    let launch = Launch::new();
+    let above = launch.folder.join("above");
+    fs::create_dir(&above).unwrap();
+    fs::set_permissions(&above, fs::Permissions::from_mode(0o700)).unwrap();
+    let daemon = launch.set("children.workspaces", json!(above.join("workspaces"))).start();
+    let mut client = daemon.tcp();
+    let session = client.open(json!({}));
+    client.run_in(&session, "mkdir below; echo found > below/file");
+    let record = client.ok("exec.run", json!({"session": session, "cmd": "cat file", "cwd": "below"}));
+    assert_eq!(record["stdout"], "found\n", "{record}");
 }

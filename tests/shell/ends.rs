@@ -1,6 +1,6 @@
 //! How commands of a shell end: exact codes, the shell's own end, time-outs, signals.
 
-use crate::support::{Conn, DEADLINE, Daemon, Value, json, wait_until};
+use crate::support::{Conn, DEADLINE, Daemon, Value, json, skip, wait_until};
 use crate::{exits, is_bash, says, shells};
 
 #[test]
@@ -202,5 +202,21 @@ fn a_killed_command_and_a_disconnect_are_cancelled() {
         daemon.wait_running(0);
         assert_eq!(says(&mut client, &session, "echo $x"), "kept\n");
         client.ok("session.close", json!({"session": session}));
+    }
+}
+
+#[test]
+fn a_shell_that_can_start_nothing_still_runs_what_it_can_itself() {
+    let daemon = Daemon::start(&[]);
+    let mut client = daemon.tcp();
+    if !std::path::Path::new("/bin/dash").exists() {
+        return skip("there is no /bin/dash here, and others try again for long");
+    }
+    let session = client.open(json!({"shell": "/bin/dash"}));
+    assert_eq!(says(&mut client, &session, "ulimit -p 1"), "");
+    let record = client.ok("exec.run", json!({"session": session, "cmd": "env"}));
+    assert_ne!(record["exit_code"], 0, "{record}");
+    for text in ["on", "on and on"] {
+        assert_eq!(says(&mut client, &session, &format!("echo {text}")), format!("{text}\n"));
     }
 }

@@ -30,8 +30,13 @@ struct Window {
 impl Window {
     #[track_caller]
     fn open(daemon: &Daemon, command: &[&str]) -> Window {
-        let addr = format!("unix:{}", daemon.launch.socket().display());
-        let mut arguments = vec!["shell", "--addr", &addr];
+        Window::open_at(&format!("unix:{}", daemon.launch.socket().display()), command, true)
+    }
+
+    /// Without somebody who `looks`, the screen takes what fits into it.
+    #[track_caller]
+    fn open_at(addr: &str, command: &[&str], looks: bool) -> Window {
+        let mut arguments = vec!["shell", "--addr", addr];
         arguments.extend(command);
         let size = Winsize { ws_row: 30, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
         let pair = openpty(&size, None).unwrap();
@@ -54,7 +59,7 @@ impl Window {
         let sink = Arc::clone(&shown);
         std::thread::spawn(move || {
             let mut piece = [0; 4096];
-            while let Ok(read @ 1..) = screen.read(&mut piece) {
+            while looks && let Ok(read @ 1..) = screen.read(&mut piece) {
                 sink.lock().unwrap().extend_from_slice(&piece[..read]);
             }
         });
@@ -205,6 +210,37 @@ fn every_way_out_puts_the_terminal_back_and_closes_the_session() {
         wait_gone(&mark);
     }
     daemon.stats_show("the sessions are gone", |stats| (stats["sessions"]["current"] == 0).then_some(()));
+}
+
+#[test]
+fn over_tcp_too_its_session_ends_with_it() {
+    let daemon = Daemon::start(&[]);
+    let mark = mark();
+    let cmd = format!("echo ready; sleep {mark} & sleep {mark}");
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let mut window = Window::open_at(&daemon.address.unwrap().to_string(), &["--", "/bin/sh", "-c", &cmd], true);
+        window.sees("ready");
+        wait_living(&mark, 2);
+        kill(Pid::from_raw(window.child.id() as i32), signal).unwrap();
+        window.child.wait().unwrap();
+        wait_gone(&mark);
+    }
+    daemon.stats_show("the sessions are gone", |stats| (stats["sessions"]["current"] == 0).then_some(()));
+}
+
+#[test]
+fn a_screen_that_takes_nothing_holds_up_no_signal() {
+    let daemon = Daemon::start(&[]);
+    let mark = mark();
+    let cmd = format!("sleep {mark} & yes");
+    let addr = format!("unix:{}", daemon.launch.socket().display());
+    let mut window = Window::open_at(&addr, &["--", "/bin/sh", "-c", &cmd], false);
+    wait_living(&mark, 1);
+    // More than any screen holds.
+    daemon.stats_show("output", |stats| (stats["output"]["bytes_read"].as_u64() > Some(1 << 17)).then_some(()));
+    kill(Pid::from_raw(window.child.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(window.ends().code(), Some(128 + Signal::SIGTERM as i32));
+    wait_gone(&mark);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn inv9_a_share_counts_in_the_whole_chain_and_comes_back_once() {
         Short::Client { limit: 600, usage: 600, delta: 1, tree: false },
         "the client's own limit is told before the daemon's"
     );
-    assert_eq!(Share::take(&b, 401).unwrap_err(), Short::Daemon { limit: 1000, usage: 600 });
+    assert_eq!(Share::take(&b, 401).unwrap_err(), Short::Daemon { limit: 1000, usage: 600, delta: 401 });
     assert_eq!((accounts.used("b"), accounts.daemon().used()), (0, 600), "a refusal takes nothing");
     let part = share.split(200);
     assert_eq!((share.bytes(), part.bytes(), a.used()), (400, 200, 600));
@@ -44,7 +44,7 @@ fn a_claim_is_all_or_nothing() {
     let need = Need { stdin: 10, stdout: 600, stderr: 390 };
     let claim = need.claim(&a).unwrap();
     assert_eq!((claim.stdin.bytes(), claim.stdout.bytes(), claim.stderr.bytes()), (10, 600, 390));
-    assert_eq!(need.claim(&a).unwrap_err(), Short::Daemon { limit: 1000, usage: 1000 });
+    assert_eq!(need.claim(&a).unwrap_err(), Short::Daemon { limit: 1000, usage: 1000, delta: 1000 });
     drop(claim);
     assert_eq!(accounts.daemon().used(), 0);
 }
@@ -78,7 +78,7 @@ fn a_limit_that_is_lowered_takes_nothing_away_and_stops_what_comes() {
     assert!(Share::take(&a, 100).is_ok() && Share::take(&a, 101).is_err());
     accounts.adjust(|_| flat(-1));
     accounts.daemon().set_max(50);
-    assert_eq!(Share::take(&a, 51).unwrap_err(), Short::Daemon { limit: 50, usage: 0 });
+    assert_eq!(Share::take(&a, 51).unwrap_err(), Short::Daemon { limit: 50, usage: 0, delta: 51 });
 }
 
 #[test]

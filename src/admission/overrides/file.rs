@@ -58,10 +58,16 @@ pub fn load(path: &Path) -> Result<Loaded, StateError> {
         Ok(overrides) => Ok(Loaded { overrides: overrides.unwrap_or_default(), refused: None }),
         Err(refused) => match read(&with(path, LAST_GOOD)) {
             Ok(Some(overrides)) => Ok(Loaded { overrides, refused: Some(refused) }),
-            Ok(None) => Err(StateError { what: format!("{}; there is no copy of it", refused.what), ..refused }),
-            Err(copy) => Err(StateError { what: format!("{}, and {copy}", refused.what), ..refused }),
+            Ok(None) => Err(no_copy(refused, "; there is no copy of it")),
+            Err(copy) => Err(no_copy(refused, &format!(", and {copy}"))),
         },
     }
+}
+
+/// Whoever reads this has a daemon that does not start.
+fn no_copy(StateError { path, what }: StateError, copy: &str) -> StateError {
+    let what = format!("{what}{copy}; mend it, or remove both: then the limits are those of the configuration");
+    StateError { path, what }
 }
 
 /// Replaces the file and then its copy. When it returns, a power cut loses neither. Calls for one file must not

@@ -13,8 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 
 use super::raw::Raw;
-use super::{End, Failure, show};
-use crate::client::{ClientError, Duplex, Event, OutputPiece, Resize, WriteParams};
+use super::screen::Screen;
+use super::{End, Failure};
+use crate::client::{ClientError, Duplex, Event, Resize, WriteParams};
 
 /// Keys of one write: a paste is many.
 const KEYS_BYTES: usize = 4096;
@@ -28,6 +29,7 @@ pub(super) struct Talk<'r> {
     duplex: Duplex,
     exec: String,
     raw: &'r Raw,
+    screen: Screen,
     signals: Signals,
     /// The request whose answer is the record.
     record: i64,
@@ -48,12 +50,13 @@ enum Keys {
 impl<'r> Talk<'r> {
     pub fn new(mut duplex: Duplex, exec: String, raw: &'r Raw) -> Result<Talk<'r>, ClientError> {
         let signals = Signals::new().map_err(|error| ClientError::Io { step: "listen to signals".into(), error })?;
+        let screen = Screen::open().map_err(|error| ClientError::Io { step: "open the terminal".into(), error })?;
         #[derive(serde::Serialize)]
         struct Wait<'a> {
             exec: &'a str,
         }
         let record = duplex.send("exec.wait", &Wait { exec: &exec })?;
-        let mut talk = Talk { duplex, exec, raw, signals, record, keys: Keys::None, deaf: false };
+        let mut talk = Talk { duplex, exec, raw, screen, signals, record, keys: Keys::None, deaf: false };
         // It may have changed before anybody listened.
         talk.resize()?;
         Ok(talk)
@@ -61,7 +64,10 @@ impl<'r> Talk<'r> {
 
     pub fn run(mut self) -> Result<End, Failure> {
         loop {
-            while let Some(event) = self.duplex.next()? {
+            // A terminal that takes nothing holds up the command, and not us.
+            while self.screen.is_clear()
+                && let Some(event) = self.duplex.next()?
+            {
                 if let Some(end) = self.on(event)? {
                     return Ok(end);
                 }
@@ -77,11 +83,15 @@ impl<'r> Talk<'r> {
         let failed = |error: Errno| ClientError::Io { step: "wait".into(), error: error.into() };
         let stdin = io::stdin();
         let takes_keys = matches!(self.keys, Keys::None) && !self.deaf;
-        let flags = |wanted: bool| if wanted { PollFlags::POLLIN } else { PollFlags::empty() };
+        // A descriptor that is asked for nothing would still say that it is gone, again and again.
+        let from = match self.screen.is_clear() {
+            true => PollFd::new(self.duplex.as_fd(), PollFlags::POLLIN),
+            false => PollFd::new(self.screen.as_fd(), PollFlags::POLLOUT),
+        };
         let mut fds = [
-            PollFd::new(self.duplex.as_fd(), PollFlags::POLLIN),
+            from,
             PollFd::new(self.signals.bell.as_fd(), PollFlags::POLLIN),
-            PollFd::new(stdin.as_fd(), flags(takes_keys)),
+            PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
         ];
         let fds = if takes_keys { &mut fds[..] } else { &mut fds[..2] };
         match poll(fds, self.pause()) {
@@ -98,7 +108,10 @@ impl<'r> Talk<'r> {
             self.resize()?;
         }
         if ready[0] {
-            self.duplex.fill()?;
+            match self.screen.is_clear() {
+                true => self.duplex.fill()?,
+                false => self.screen.go_on().map_err(|_| Failure::Stdout)?,
+            }
         }
         if ready.get(2) == Some(&true) {
             self.read_keys()?;
@@ -119,7 +132,10 @@ impl<'r> Talk<'r> {
 
     fn on(&mut self, event: Event) -> Result<Option<End>, Failure> {
         match event {
-            Event::Piece(piece) => self.show(&piece)?,
+            Event::Piece(piece) => {
+                let bytes = piece.bytes().map_err(|error| ClientError::Protocol(error.to_string()))?;
+                self.screen.show(bytes.into_owned()).map_err(|_| Failure::Stdout)?;
+            }
             Event::Answer { id, result } if id == self.record => {
                 let record = serde_json::from_str(result?.get()).map_err(|error| {
                     ClientError::Protocol(format!("the answer to exec.wait is not as expected: {error}"))
@@ -141,11 +157,6 @@ impl<'r> Talk<'r> {
             }
         }
         Ok(None)
-    }
-
-    fn show(&self, piece: &OutputPiece) -> Result<(), Failure> {
-        let bytes = piece.bytes().map_err(|error| ClientError::Protocol(error.to_string()))?;
-        show(&bytes).map_err(|_| Failure::Stdout)
     }
 
     fn read_keys(&mut self) -> Result<(), ClientError> {

@@ -56,7 +56,7 @@ pub(super) fn need(run: &Run) -> Need {
 /// What the ledger let pass a moment ago can be short all the same, where outputs have grown in the meantime.
 fn refusal(client: &str, model: QuotaModel, short: Short) -> Fault {
     match short {
-        Short::Daemon { limit, usage } => Fault::capacity("buffer_bytes", limit, usage),
+        Short::Daemon { limit, usage, delta } => Fault::buffers_full(limit, usage, delta),
         Short::Client { limit, usage, delta, tree } => {
             let scope = match model {
                 QuotaModel::Flat => None,

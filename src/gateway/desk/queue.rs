@@ -93,7 +93,10 @@ impl Desk {
             let (request, session, is_line) = (waiter.request, waiter.session, waiter.run.is_line());
             let started = match self.refusal(session, is_line) {
                 None => self.start(waiter),
-                Some(refusal) => Err(refusal.tell(session)),
+                Some(refusal) => {
+                    self.unclaim_ephemeral(session);
+                    Err(refusal.tell(session))
+                }
             };
             match started {
                 Ok(work) => self.begin(request, work),

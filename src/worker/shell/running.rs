@@ -105,7 +105,7 @@ impl Worker {
         let cwd = launch::directory(&session.cwd, asked.and_then(|asked| asked.cwd.as_deref()));
         let setup = &self.tools.setup;
         let environment = session.environment(None, &[], setup);
-        let plan = setup.common.plan(None, &environment, &cwd, &session.limits, session.identity);
+        let plan = setup.common.plan(None, &environment, session.place(&cwd), &session.limits, session.identity);
         let task = errands::Task::Probe { session: id, plan: Box::new(plan) };
         self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
     }

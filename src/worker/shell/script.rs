@@ -93,8 +93,9 @@ pub fn run(task: &Task) -> Vec<u8> {
         let _ = write!(script, "\\cd -- {} && ", quoted(to));
     }
     if let Some(code) = last {
-        // Nothing but a process can end with any code. It is only there behind a command that has failed.
-        let _ = write!(script, "(\\exit {code});");
+        // Nothing but a process can end with any code. It is only there behind a command that has failed. Where there
+        // can be no more processes the rest of its line is not run.
+        let _ = writeln!(script, "(\\exit {code})");
     }
     for (name, value) in *env {
         let _ = write!(script, "{name}={} ", quoted(value));
