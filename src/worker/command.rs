@@ -5,8 +5,10 @@
 
 mod due;
 mod ending;
+mod flow;
 mod orders;
 mod shelled;
+mod telling;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,14 +20,13 @@ pub use self::due::{Due, Pipe};
 use self::orders::{Feed, shown};
 use self::shelled::Shelled;
 pub use self::shelled::{Beginning, Process};
-use super::pipes::{Input, Output, Sink, Turn};
-use super::record::{BUDGET_CPU, Ended, Finished, Held, Kept, Verdict, ended};
-use super::retained::{Told, started_body};
+use super::pipes::{Input, Output, Sink};
+use super::record::Verdict;
 use super::ring::Ring;
 use super::stream::Stream;
 use super::terminal::{Terminal, typed};
 use super::tools::{Start, Tools};
-use crate::admission::buffers::{Account, Claim};
+use crate::admission::buffers::Claim;
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::message::{Running, ToGateway};
 use crate::process::child::Child;
@@ -36,7 +37,6 @@ use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::Program;
 use crate::sys::clone::Plan;
-use crate::sys::wait::{Exit, Rusage};
 
 /// Where a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,9 +85,6 @@ const SECOND_SCAN: Duration = Duration::from_millis(50);
 const JANITOR: Duration = Duration::from_secs(5);
 /// Outputs are looked at this long after the start, or at the end if that comes sooner.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
-/// A drip is looked at so often; a streamed one more rarely, for each look is a line to its reader.
-const REARM: Duration = Duration::from_millis(2);
-const REARM_STREAM: Duration = Duration::from_millis(10);
 /// The kernel's own limit comes first; the watchdog is for trees.
 const CPU_SLACK_MS: u64 = 50;
 
@@ -255,16 +252,6 @@ impl Command {
         Ok((command, wiring))
     }
 
-    /// The answer to who started it, or to all who start it with the same retry key.
-    pub fn started_answer(&self) -> ToGateway {
-        let (request, body) = (self.request, started_body(self.exec, self.session, self.pid()));
-        if self.keyed {
-            ToGateway::Kept { request, told: Arc::new(Told::Started(body)) }
-        } else {
-            ToGateway::Answer { request, body, more: false }
-        }
-    }
-
     /// What is left of its session's budget bounds it.
     pub fn bound(&mut self, cpu_of_budget: bool, until: Option<Instant>, tools: &mut Tools) {
         self.cpu_of_budget = cpu_of_budget;
@@ -335,12 +322,6 @@ impl Command {
         Next::Stay
     }
 
-    /// It never ran, because we gave it up before it could; there is no process.
-    pub fn not_launched(&mut self) -> Option<Finished> {
-        let verdict = self.verdict?;
-        Some(self.finished(ended(Some(verdict), None, &Rusage::default(), &self.limits), Rusage::default()))
-    }
-
     pub fn pid(&self) -> Option<i32> {
         let shell = || self.shelled.as_ref().map(|_| self.marks.leader).filter(|pid| *pid != 0);
         self.child.as_ref().map(|child| child.pid().as_raw()).or_else(shell)
@@ -364,51 +345,6 @@ impl Command {
                 self.next()
             }
         }
-    }
-
-    fn output(&mut self, pipe: Pipe) -> &mut Output {
-        if pipe == Pipe::Stderr { &mut self.stderr } else { &mut self.stdout }
-    }
-
-    fn read(&mut self, pipe: Pipe, tools: &mut Tools) {
-        let last = self.phase == Phase::Ended && self.tree_gone;
-        let exec = self.exec;
-        let (turn, got) = self.output(pipe).read(&mut tools.scratch, &tools.registry, last);
-        if got > 0 {
-            self.last_output = Instant::now();
-            tools.count_read(got);
-        }
-        match turn {
-            Turn::More => tools.ready.push_back((exec, pipe)),
-            Turn::Pause => {
-                let pause = if matches!(self.output(pipe).sink, Sink::Stream(_)) { REARM_STREAM } else { REARM };
-                self.remind(Instant::now() + pause, Due::Rearm(pipe), tools);
-            }
-            Turn::Waiting | Turn::Blocked | Turn::Ended => {}
-        }
-        if self.kill_on_output_limit && self.output(pipe).total() > self.output_limit {
-            self.kill(Verdict::Output, tools);
-        }
-    }
-
-    /// The reader of its stream has taken a piece.
-    pub fn taken(&mut self, tools: &mut Tools) -> Next {
-        self.resume(Stream::taken, tools)
-    }
-
-    /// The reader of its stream is gone, and it runs on: for others, or to its end.
-    pub fn unheard(&mut self, tools: &mut Tools) -> Next {
-        self.resume(Stream::deafen, tools)
-    }
-
-    fn resume(&mut self, step: impl Fn(&mut Stream), tools: &mut Tools) -> Next {
-        for pipe in [Pipe::Stdout, Pipe::Stderr] {
-            if let Sink::Stream(stream) = &mut self.output(pipe).sink {
-                step(stream);
-            }
-            self.read(pipe, tools);
-        }
-        self.next()
     }
 
     /// The watchdog's look at the tree.
@@ -478,29 +414,6 @@ impl Command {
         self.next()
     }
 
-    fn listen(&mut self, pipe: Pipe, tools: &mut Tools) {
-        let token = pipe.token(self.exec);
-        if let Err(error) = self.output(pipe).listen(&tools.registry, token) {
-            // Out of memory for a watch, or of watches: it cannot be looked after, so it must not run.
-            log::error!("exec={} cannot be listened to: {error}", self.exec);
-            self.kill(Verdict::Cancelled, tools);
-        }
-    }
-
-    fn stall_due(&mut self, now: Instant, tools: &mut Tools) {
-        let Some(stall) = self.stall else { return };
-        // A reader that is behind keeps a stream silent; that is not the command's silence.
-        let blocked = |output: &Output| matches!(&output.sink, Sink::Stream(stream) if stream.is_blocked());
-        if blocked(&self.stdout) || blocked(&self.stderr) {
-            self.last_output = now;
-        }
-        if now >= self.last_output + stall {
-            self.ask(Verdict::Stall, tools);
-        } else if self.phase == Phase::Running {
-            self.remind(self.last_output + stall, Due::Stall, tools);
-        }
-    }
-
     pub fn next(&self) -> Next {
         let drained = self.stdout.has_ended() && self.stderr.has_ended();
         if self.phase == Phase::Ended && self.tree_gone && (drained || self.given_up || self.is_in_shell()) {
@@ -508,105 +421,6 @@ impl Command {
         } else {
             Next::Stay
         }
-    }
-
-    /// Reaps the child: the command is over. None: it was told already, as unkillable.
-    pub fn reap(&mut self) -> Option<Finished> {
-        if self.is_in_shell() {
-            let used = self.used_in_shell();
-            self.look_at_outputs();
-            return (!self.given_up).then(|| self.finished(self.ended(self.exit_in_shell(), &used), used));
-        }
-        let child = self.child.take()?;
-        let (exit, used) = match child.reap() {
-            Ok(ended) => ended,
-            Err(child) => {
-                debug_assert!(false, "peeked as ended");
-                self.child = Some(child);
-                return None;
-            }
-        };
-        self.look_at_outputs();
-        (!self.given_up).then(|| self.finished(self.ended(Some(exit), &used), used))
-    }
-
-    /// However fast it was gone, it has written too much.
-    fn look_at_outputs(&mut self) {
-        if self.kill_on_output_limit && self.stdout.total().max(self.stderr.total()) > self.output_limit {
-            self.verdict.get_or_insert(Verdict::Output);
-        }
-    }
-
-    fn ended(&self, exit: Option<Exit>, used: &Rusage) -> Ended {
-        let mut ended = ended(self.verdict, exit, used, &self.limits);
-        if self.cpu_of_budget && ended.limit == Some("cpu_sec") {
-            ended.limit = Some(BUDGET_CPU);
-        }
-        ended
-    }
-
-    /// CPU time that it has used as far as is known, while it runs.
-    pub fn cpu_seen(&self) -> Duration {
-        self.cpu_seen
-    }
-
-    /// CPU time that its session has used up by it. Waiting tells exactly of the main process and of what that waited
-    /// for; of the rest the watchdog and the sweeps know.
-    fn cpu(&self, ended: &Ended, used: &Rusage) -> Duration {
-        let cpu = (used.user + used.system + self.cpu_left_behind).max(self.cpu_seen);
-        match self.limits.cpu_ms {
-            // The kernel counts a limit in ticks and ends it a little early: what it calls used up is used up.
-            Some(ms) if ended.limit == Some(BUDGET_CPU) && self.verdict != Some(Verdict::BudgetCpu) => {
-                cpu.max(Duration::from_millis(ms))
-            }
-            Some(_) | None => cpu,
-        }
-    }
-
-    /// The record of a command that is still there.
-    pub fn unkillable(&self) -> Finished {
-        self.finished(ended(self.verdict, None, &Rusage::default(), &self.limits), Rusage::default())
-    }
-
-    fn finished(&self, ended: Ended, used: Rusage) -> Finished {
-        let end = self.ended_at.unwrap_or_else(Instant::now);
-        Finished {
-            exec: self.exec,
-            session: self.session,
-            cpu: self.cpu(&ended, &used),
-            ended,
-            wall: end.saturating_duration_since(self.started),
-            spawn: self.spawn,
-            used,
-            vm_bytes_max: self.vm_bytes_max,
-            descendants_killed: self.killed,
-            after_shell: self.shelled.as_ref().map(|shelled| shelled.after.clone()),
-        }
-    }
-
-    /// Bytes that it has written to its outputs so far.
-    pub fn output_bytes(&self) -> u64 {
-        self.stdout.total() + self.stderr.total()
-    }
-
-    /// Whose memory it takes.
-    pub fn account(&self) -> &Account {
-        match &self.stdout.sink {
-            Sink::Ring(ring) => ring.account(),
-            Sink::Stream(stream) => stream.account(),
-        }
-    }
-
-    /// What was kept of the outputs.
-    pub fn outputs(&mut self) -> [Kept; 2] {
-        [&mut self.stdout, &mut self.stderr].map(|output| match &mut output.sink {
-            Sink::Ring(ring) => {
-                let (total, head) = (ring.total(), ring.parts()[0].len());
-                let (bytes, share) = ring.take();
-                Kept { held: Some(Arc::new(Held { bytes, head, _share: Some(share) })), total }
-            }
-            Sink::Stream(stream) => Kept { held: None, total: stream.total() },
-        })
     }
 
     pub fn base64(&self) -> bool {
