@@ -1,0 +1,16 @@
+//! Attacks on other sessions and on the daemon, each by a real hostile program against a real daemon.
+//!
+//! Each test of a protection has its control: in the same test the attack works on a plain child process, or on what
+//! the attacker owns. Every attack is bounded in count, time, processes and memory, and reaches nothing but processes
+//! that the test started.
+
+// What the daemon itself must not use.
+#![allow(clippy::disallowed_methods)]
+
+#[path = "../exec_support/mod.rs"]
+mod exec_support;
+#[path = "../support/mod.rs"]
+mod support;
+
+#[expect(dead_code, reason = "the tests that use it come next")]
+mod program;
