@@ -14,7 +14,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpid, getppid, setsid};
 
-use crate::process::proc::Adopted;
+use crate::process::proc;
 use crate::sys::process::{few_malloc_arenas, fork_alone, give_back_text, normalise_descriptors, normalise_signals};
 
 /// Passed on to the runtime. SIGKILL and SIGSTOP cannot be; the rest has no meaning for it.
@@ -113,11 +113,10 @@ fn conclude(status: WaitStatus, crashed: i32) -> i32 {
 /// be reaped, so no child at all means that the whole tree is gone.
 #[allow(clippy::disallowed_methods, reason = "all of them are our unreaped children")]
 pub fn end_children() -> usize {
-    let children = Adopted::open();
     let deadline = Instant::now() + CLEANUP_MAX;
     let mut killed = std::collections::BTreeSet::new();
     loop {
-        for pid in children.pids() {
+        for pid in own_children() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             killed.insert(pid);
         }
@@ -129,11 +128,17 @@ pub fn end_children() -> usize {
             }
         }
         if Instant::now() >= deadline {
-            say(&format!("cofferdam: these outlive SIGKILL: {:?}", children.pids()));
+            say(&format!("cofferdam: these outlive SIGKILL: {:?}", own_children()));
             return killed.len();
         }
         let _ = poll(&mut [], PollTimeout::from(CLEANUP_EVERY_MS));
     }
+}
+
+/// The children of all our threads: one that hangs keeps its own.
+fn own_children() -> Vec<i32> {
+    let own = std::process::id() as i32;
+    proc::children(own, u64::MAX)
 }
 
 /// One line on stderr; nobody is left to tell when that fails.

@@ -32,6 +32,11 @@ impl SessionId {
     pub fn parse(text: &str) -> Option<SessionId> {
         number(text.strip_prefix('s')?).map(SessionId)
     }
+
+    /// The worker, of so many, that has the session from its opening to its end.
+    pub fn worker(self, workers: usize) -> usize {
+        (self.0 % workers as u64) as usize
+    }
 }
 
 impl ExecId {

@@ -9,7 +9,9 @@ use crate::admission::buffers::{Claim, Share};
 use crate::config::Config;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::process::spawn::{Launched, SpawnFault};
-use crate::process::tree::{Orphan, Sample, Swept};
+use crate::process::census::Counted;
+use crate::process::residue::Cleaned;
+use crate::process::tree::{Sample, Swept};
 use crate::process::workspace::Removed;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
@@ -107,17 +109,24 @@ pub enum ToWorker {
         exec: ExecId,
         swept: Swept,
     },
+    /// None: nobody could look.
     Sampled {
         exec: ExecId,
-        sample: Sample,
+        sample: Option<Sample>,
+    },
+    /// The processes of a session that closes are gone; or not, where they outlive SIGKILL.
+    ProcessesEnded {
+        session: SessionId,
+        are_gone: bool,
+    },
+    /// The uid of a session that closes has left nothing; or what.
+    UidCleaned {
+        session: SessionId,
+        cleaned: Result<(), String>,
     },
     WorkspaceRemoved {
         session: SessionId,
         removed: Removed,
-    },
-    /// The reaper asks which of these orphans belong to commands of this worker.
-    ClaimOrphans {
-        orphans: Arc<[Orphan]>,
     },
     /// Ends every command, at once or by way of SIGTERM, and closes every session; answers `WorkerEmpty`.
     EndAll {
@@ -153,8 +162,10 @@ pub struct Opening {
     pub request: Option<RequestId>,
     pub client: ClientName,
     pub limits: Limits,
-    /// Among all sessions that can be open; its uid, where they come from a pool.
+    /// The number of its uid, where they come from a pool.
     pub place: u32,
+    /// The uid is to be clean when the session is gone, for somebody may need it at once.
+    pub clean_at_end: bool,
     pub spec: OpenSession,
 }
 
@@ -164,8 +175,6 @@ pub struct Running {
     /// Opens its session first, and closes it behind the command.
     pub ephemeral: Option<Box<Opening>>,
     pub limits: Limits,
-    /// No other command runs in its session as long as it does.
-    pub alone: bool,
     pub spec: Run,
     /// The request's id as it was sent, where pieces of a stream must name it.
     pub id: Option<Box<str>>,
@@ -215,6 +224,12 @@ pub enum ToGateway {
     SessionGone {
         session: SessionId,
         idle: bool,
+        left: Left,
+    },
+    /// What sessions had left was looked for: of which uids there is something still, and of which sessions the workspace.
+    CleanedUp {
+        cleaned: Cleaned,
+        sessions: Vec<SessionId>,
     },
     CommandStarted {
         exec: ExecId,
@@ -247,6 +262,32 @@ pub enum ToGateway {
     Stop {
         deadline: Instant,
     },
+}
+
+/// What may be left of a session that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Its workspace could not be removed.
+    pub workspace: bool,
+    pub uid: UidFate,
+}
+
+impl Left {
+    /// Nothing has run in it.
+    pub fn nothing() -> Left {
+        Left { workspace: false, uid: UidFate::Clean }
+    }
+}
+
+/// What is known of the uid of a session that is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UidFate {
+    /// Nothing is left of it.
+    Clean,
+    /// It has no process; what else it has left is to be removed before it is used again.
+    Rests,
+    /// Something of it is left that could not be removed.
+    SetAside,
 }
 
 /// How a command left its slot.
@@ -291,16 +332,12 @@ pub enum ToReaper {
     WorkerEmpty {
         worker: usize,
     },
-    /// The orphans that there are.
-    Orphans {
-        orphans: Vec<Orphan>,
+    /// Strays that belong to nobody were looked for.
+    Counted {
+        counted: Counted,
     },
     /// All that was owed is written.
     Delivered,
-    /// A worker's answer to `ClaimOrphans`.
-    OrphansClaimed {
-        pids: Vec<i32>,
-    },
     /// Somebody wants another configuration.
     Reload {
         wish: Wish,

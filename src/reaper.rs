@@ -1,6 +1,5 @@
-//! Runs on the main thread of the runtime (on `reaper` where a program embeds us). Owns the signals, the adopted
-//! orphans, idle expiry, and the order of the shutdown. Starts no process, so that all children of its thread are
-//! orphans; blocks in its poll alone.
+//! Runs on the main thread of the runtime (on `reaper` where a program embeds us). Owns the signals, when strays are
+//! looked for and reaped, idle expiry, and the order of the shutdown. Starts no process; blocks in its poll alone.
 
 mod reload;
 
@@ -20,8 +19,8 @@ use crate::deadlines::Deadlines;
 use crate::ids::SessionId;
 use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::process::census::Counted;
 use crate::process::errands::Errand;
-use crate::process::tree::{Named, Orphan, reap, signal_exactly};
 use crate::runtime::reload::{Reloader, Wish};
 use crate::stats::Tally;
 use crate::worker::Relief;
@@ -53,8 +52,6 @@ pub struct Links {
 pub struct Policy {
     pub sweep_every: Duration,
     pub drain: Duration,
-    /// The process is ours alone: every orphan is ours to end and to reap.
-    pub exclusive: bool,
     /// The guard, while there is one.
     pub guard: Option<Pid>,
 }
@@ -71,23 +68,11 @@ pub struct Reaper {
     next_sweep: Instant,
     /// A census is under way.
     counting: bool,
-    claims: Option<Claims>,
-    /// Orphans that nobody claimed at the last sweep: one may have been looked at in the middle of its exec.
-    suspects: HashSet<Named>,
-    /// Dead orphans of the last sweep, where the process is not ours alone.
-    strangers: HashSet<Named>,
     phase: Phase,
     drain_began: Option<Instant>,
     empty: HashSet<usize>,
     tally: Tally,
     reloading: Reloading,
-}
-
-/// Orphans that the workers are asked about.
-struct Claims {
-    orphans: Arc<[Orphan]>,
-    missing: usize,
-    claimed: HashSet<i32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,9 +116,6 @@ impl Reaper {
             sessions: HashMap::new(),
             idle: Deadlines::default(),
             counting: false,
-            claims: None,
-            suspects: HashSet::new(),
-            strangers: HashSet::new(),
             phase: Phase::Serving,
             drain_began: None,
             empty: HashSet::new(),
@@ -196,8 +178,7 @@ impl Reaper {
                 self.watch_children(true);
                 self.reap_dead();
             }
-            ToReaper::Orphans { orphans } => self.counted(orphans),
-            ToReaper::OrphansClaimed { pids } => self.claimed(pids),
+            ToReaper::Counted { counted } => self.counted(counted),
             ToReaper::Drain => self.drain(),
             ToReaper::Drained => {
                 if matches!(self.phase, Phase::Draining { .. }) {
@@ -310,7 +291,7 @@ impl Reaper {
     fn sweep(&mut self, now: Instant) {
         self.tally.sweeps += 1;
         self.next_sweep = now + self.policy.sweep_every;
-        if self.links.relief.errands.no_orphans() {
+        if self.links.relief.errands.living().has_none() {
             self.watch_children(false);
         } else if !std::mem::replace(&mut self.counting, true) {
             self.watch_children(true);
@@ -320,8 +301,6 @@ impl Reaper {
         self.tally.report(&self.links.stats);
     }
 
-    /// A dead orphan takes a place among its uid's processes until it is reaped.
-    #[allow(clippy::disallowed_methods, reason = "reaps named orphans, which nobody else waits for")]
     /// SIGCHLD comes for every command, and is wanted for orphans alone: where there is none it stays blocked, and
     /// costs nobody a wake-up.
     fn watch_children(&self, on: bool) {
@@ -331,82 +310,21 @@ impl Reaper {
         }
     }
 
+    /// A dead stray takes a place among its uid's processes until it is reaped.
     fn reap_dead(&mut self) {
-        if self.links.relief.errands.no_orphans() {
+        let living = self.links.relief.errands.living();
+        if living.has_none() {
             return self.watch_children(false);
         }
-        for pid in self.links.relief.errands.orphans() {
-            if reap(pid) {
-                self.tally.zombies_reaped += 1;
-            }
-        }
+        let reaped = living.strays().into_iter().filter(|stray| living.reap(*stray)).count();
+        self.tally.zombies_reaped += reaped as u64;
     }
 
-    /// Dead orphans are reaped; the workers are asked whose the living are.
-    #[allow(clippy::disallowed_methods, reason = "reaps named orphans, which nobody else waits for")]
-    fn counted(&mut self, orphans: Vec<Orphan>) {
+    fn counted(&mut self, counted: Counted) {
         self.counting = false;
-        let (alive, dead): (Vec<_>, Vec<_>) = orphans.into_iter().partition(|orphan| orphan.stat.is_alive());
-        if self.policy.exclusive {
-            for orphan in &dead {
-                if orphan.reap() {
-                    self.tally.zombies_reaped += 1;
-                }
-            }
-            if !dead.is_empty() {
-                self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
-            }
-        } else {
-            self.reap_strangers(&dead);
-        }
-        // In a program that embeds us, only what bears our mark is known to be ours.
-        let ours = |orphan: &Orphan| self.policy.exclusive || !orphan.marks.is_empty();
-        let orphans: Arc<[Orphan]> = alive.into_iter().filter(ours).collect();
-        if orphans.is_empty() || self.claims.is_some() {
-            return;
-        }
-        let missing = self.links.workers.len();
-        self.claims = Some(Claims { orphans: orphans.clone(), missing, claimed: HashSet::new() });
-        for worker in &self.links.workers {
-            worker.tell(ToWorker::ClaimOrphans { orphans: orphans.clone() });
-        }
-    }
-
-    /// In a program that embeds us, a dead orphan bears no mark any more. What is known of it is that our commands'
-    /// sessions are never the program's own; and a child of the program itself would have been waited for by the next
-    /// sweep.
-    fn reap_strangers(&mut self, dead: &[Orphan]) {
-        let before = std::mem::take(&mut self.strangers);
-        for orphan in dead.iter().filter(|orphan| orphan.is_of_another_session()) {
-            let name = (orphan.stat.pid, orphan.stat.started);
-            if !before.contains(&name) {
-                self.strangers.insert(name);
-            } else if orphan.reap() {
-                self.tally.zombies_reaped += 1;
-            }
-        }
-    }
-
-    /// What belongs to no command that lives is killed.
-    fn claimed(&mut self, pids: Vec<i32>) {
-        let Some(claims) = &mut self.claims else { return };
-        claims.claimed.extend(pids);
-        claims.missing -= 1;
-        if claims.missing > 0 {
-            return;
-        }
-        let Some(claims) = self.claims.take() else { return };
-        let before = std::mem::take(&mut self.suspects);
-        for orphan in claims.orphans.iter().filter(|orphan| !claims.claimed.contains(&orphan.stat.pid)) {
-            let name = (orphan.stat.pid, orphan.stat.started);
-            if !before.contains(&name) {
-                self.suspects.insert(name);
-                self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
-                continue;
-            }
-            log::info!("pid={} is an orphan of no command that runs; it is killed", orphan.stat.pid);
-            signal_exactly(&orphan.stat, Signal::SIGKILL);
-            self.tally.orphans_killed += 1;
+        self.tally.orphans_killed += counted.killed;
+        self.tally.zombies_reaped += counted.reaped;
+        if counted.again {
             self.next_sweep = self.next_sweep.min(Instant::now() + SWEEP_AGAIN);
         }
     }

@@ -42,6 +42,7 @@ pub struct Tally {
     pub exec_total: Histogram,
     /// Levels, not counts: the last one told is the one that holds.
     pub connections_current: u64,
+    pub uids_set_aside: u64,
 }
 
 pub const STATUSES: [Status; 9] = [
@@ -235,6 +236,7 @@ impl Stats {
         sessions.int("closed", total.sessions_closed);
         sessions.int("reaped_idle", total.sessions_reaped_idle);
         sessions.int("rejected", total.sessions_rejected);
+        sessions.int("uids_set_aside", total.uids_set_aside);
         sessions.end();
         let mut commands = all.object("commands");
         commands.int("running", total.commands_started - finished);

@@ -11,5 +11,6 @@ pub(crate) mod retry;
 #[cfg(test)]
 pub(crate) mod seeded;
 pub(crate) mod slots;
+pub(crate) mod uids;
 
 pub use quota::Enforcer;

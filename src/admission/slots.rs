@@ -2,57 +2,50 @@
 //!
 //! A slot is claimed before the effect and given back exactly once, whatever happens between (invariant 9).
 
-use std::collections::VecDeque;
-
 use crate::protocol::fault::Fault;
 
 /// Slots of sessions and commands.
 #[derive(Debug)]
 pub struct Slots {
     sessions_max: u64,
+    sessions: u64,
     commands_max: u64,
     commands: u64,
-    /// Places that were ever made, taken ones included.
-    places: u32,
-    /// Places among all sessions that can be open; the one that was free for longest is given next, so that whatever
-    /// is tied to a place (a uid) rests before it is used again.
-    free_places: VecDeque<u32>,
 }
 
 impl Slots {
     pub fn new(sessions_max: u64, commands_max: u64) -> Self {
-        let mut slots =
-            Slots { sessions_max: 0, commands_max: 0, commands: 0, places: 0, free_places: VecDeque::new() };
-        slots.resize(sessions_max, commands_max);
-        slots
+        Slots { sessions_max, sessions: 0, commands_max, commands: 0 }
     }
 
-    /// Other maxima. Fewer than are taken is allowed, and only stops new claims; a place stays what it is, for a uid is
-    /// tied to it.
+    /// Other maxima. Fewer than are taken is allowed, and only stops new claims.
     pub fn resize(&mut self, sessions_max: u64, commands_max: u64) {
-        let places = u32::try_from(sessions_max).unwrap_or(u32::MAX);
-        self.free_places.extend(self.places..places);
-        self.places = self.places.max(places);
         (self.sessions_max, self.commands_max) = (sessions_max, commands_max);
     }
 
     pub fn sessions(&self) -> u64 {
-        u64::from(self.places) - self.free_places.len() as u64
+        self.sessions
     }
 
     pub fn commands(&self) -> u64 {
         self.commands
     }
 
-    pub fn claim_session(&mut self) -> Result<u32, Fault> {
-        let free = self.sessions() < self.sessions_max;
-        let place = if free { self.free_places.pop_front() } else { None };
-        place.ok_or_else(|| Fault::capacity("sessions", self.sessions_max, self.sessions()))
+    /// Whether there is a slot for one more session.
+    pub fn check_session(&self) -> Result<(), Fault> {
+        if self.sessions >= self.sessions_max {
+            return Err(Fault::capacity("sessions", self.sessions_max, self.sessions));
+        }
+        Ok(())
     }
 
-    pub fn release_session(&mut self, place: u32) {
-        debug_assert!(!self.free_places.contains(&place), "a place is given back once");
-        self.free_places.push_back(place);
+    pub fn claim_session(&mut self) {
+        self.sessions += 1;
+    }
+
+    pub fn release_session(&mut self) {
+        debug_assert!(self.sessions > 0, "a slot is given back once");
+        self.sessions -= 1;
     }
 
     /// Whether there is a slot for one more command.
@@ -80,12 +73,13 @@ mod tests {
     #[test]
     fn inv9_slots_end_at_the_bound_and_come_back() {
         let mut slots = Slots::new(2, 1);
-        assert_eq!(slots.claim_session(), Ok(0));
-        assert_eq!(slots.claim_session(), Ok(1));
-        assert!(slots.claim_session().is_err());
-        slots.release_session(0);
-        assert_eq!(slots.free_places.len(), 1);
-        assert_eq!(slots.claim_session(), Ok(0));
+        for _ in 0..2 {
+            assert_eq!(slots.check_session(), Ok(()));
+            slots.claim_session();
+        }
+        assert_eq!(slots.check_session(), Err(Fault::capacity("sessions", 2, 2)));
+        slots.release_session();
+        assert_eq!((slots.check_session(), slots.sessions()), (Ok(()), 1));
         assert_eq!(slots.check_command(), Ok(()));
         slots.claim_command();
         assert!(slots.check_command().is_err());
@@ -94,23 +88,17 @@ mod tests {
     }
 
     #[test]
-    fn other_maxima_bind_new_claims_only_and_make_no_place_twice() {
+    fn other_maxima_bind_new_claims_only() {
         let mut slots = Slots::new(2, 2);
-        let taken = [slots.claim_session().unwrap(), slots.claim_session().unwrap()];
-        slots.claim_command();
-        slots.claim_command();
+        (0..2).for_each(|_| slots.claim_session());
+        (0..2).for_each(|_| slots.claim_command());
         slots.resize(1, 1);
-        assert_eq!(slots.claim_session(), Err(Fault::capacity("sessions", 1, 2)));
+        assert_eq!(slots.check_session(), Err(Fault::capacity("sessions", 1, 2)));
         assert_eq!(slots.check_command(), Err(Fault::capacity("commands", 1, 2)));
-        slots.release_session(taken[0]);
+        slots.release_session();
         slots.release_command();
-        assert!(slots.claim_session().is_err() && slots.check_command().is_err());
-        slots.resize(4, 3);
-        let mut places: Vec<u32> = (0..3).map(|_| slots.claim_session().unwrap()).collect();
-        places.push(taken[1]);
-        places.sort_unstable();
-        assert_eq!(places, [0, 1, 2, 3]);
-        assert!(slots.claim_session().is_err());
-        assert_eq!(slots.sessions(), 4);
+        assert!(slots.check_session().is_err() && slots.check_command().is_err());
+        slots.resize(2, 2);
+        assert_eq!((slots.check_session(), slots.check_command()), (Ok(()), Ok(())));
     }
 }

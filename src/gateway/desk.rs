@@ -10,6 +10,7 @@ mod execs;
 mod headroom;
 mod inflight;
 mod info;
+mod leftovers;
 mod pace;
 mod queue;
 mod quotas;
@@ -27,6 +28,7 @@ use self::entries::{Entry, EntryState, Slot};
 use self::execs::Execs;
 pub use self::inflight::Settled;
 use self::inflight::{Pending, Work};
+use self::leftovers::Leftovers;
 use self::queue::Waiter;
 use self::quotas::Changes;
 pub use self::quotas::Quotas;
@@ -46,6 +48,7 @@ use crate::ids::{ExecId, RequestId, SessionId};
 use crate::mailbox::Mailbox;
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errand;
+use crate::process::workspace::Workspaces;
 use crate::protocol::answer;
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::limits::Limits;
@@ -60,6 +63,9 @@ pub struct Links {
     pub stats: crossbeam_channel::Sender<ToStats>,
     /// The memory for what is held for clients.
     pub buffers: Account,
+    /// The first uid of sessions, and how many there are, where each has its own.
+    pub uids: Option<(u32, u32)>,
+    pub workspaces: Arc<Workspaces>,
     pub relief: Arc<Relief>,
     pub own: Mailbox<ToGateway>,
 }
@@ -76,6 +82,8 @@ pub struct Desk {
     relief: Arc<Relief>,
     own: Mailbox<ToGateway>,
     slots: Slots,
+    uid_base: u32,
+    leftovers: Leftovers,
     accounts: Accounts,
     headroom: Headroom,
     sessions: HashMap<SessionId, Entry>,
@@ -112,6 +120,8 @@ impl Desk {
         Desk {
             ceilings: Limits::of_config(&config.limits),
             slots: Slots::new(config.sessions.max_sessions, config.commands.max_commands),
+            uid_base: links.uids.map_or(0, |(base, _)| base),
+            leftovers: Leftovers::new(links.uids.map(|(_, count)| count), links.workspaces),
             workers: links.workers,
             reaper: links.reaper,
             stats: links.stats,
@@ -247,7 +257,8 @@ impl Desk {
     pub fn wait(&self, now: Instant) -> Option<Duration> {
         let keys = self.keyed.retries.expires_at_ms().map(|at| self.start + Duration::from_millis(at));
         let keys = keys.map(|at| at.saturating_duration_since(now));
-        [self.beats.wait(now), self.held.wait(now), self.waits.wait(now), keys].into_iter().flatten().min()
+        let leftovers = self.leftovers.due().map(|at| at.saturating_duration_since(now));
+        [self.beats.wait(now), self.held.wait(now), self.waits.wait(now), keys, leftovers].into_iter().flatten().min()
     }
 
     pub fn no_command_runs(&self) -> bool {

@@ -151,8 +151,10 @@ impl Gateway {
             ToGateway::CommandForgotten { exec } => self.desk.command_forgotten(exec),
             ToGateway::CommandStarted { exec } => self.desk.command_started(exec),
             ToGateway::SessionOpened { session } => self.desk.session_opened(session),
-            ToGateway::SessionGone { session, idle } => {
-                let owner = self.desk.session_gone(session, idle).and_then(|token| self.connections.get_mut(&token));
+            ToGateway::CleanedUp { cleaned, sessions } => self.desk.cleaned_up(&cleaned, sessions),
+            ToGateway::SessionGone { session, idle, left } => {
+                let owner = self.desk.session_gone(session, idle, left);
+                let owner = owner.and_then(|token| self.connections.get_mut(&token));
                 if let Some(connection) = owner {
                     connection.book.sessions.retain(|owned| *owned != session);
                 }
@@ -189,6 +191,7 @@ impl Gateway {
             }
         }
         self.desk.refuse_late_waiters(now);
+        self.desk.clean_up(now);
         self.desk.forget_keys();
     }
 

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
+use super::living::Leader;
 use crate::sys::process::{pidfd_signal, signal_group};
 use crate::sys::wait::{self, Exit, Rusage};
 
@@ -17,13 +18,14 @@ use crate::sys::wait::{self, Exit, Rusage};
 pub struct Child {
     pid: Pid,
     pidfd: OwnedFd,
-    /// Goes with the handle.
+    /// Go with the handle.
     unreaped: Option<Sender<()>>,
+    known: Option<Leader>,
 }
 
 impl Child {
     pub fn new(pid: Pid, pidfd: OwnedFd) -> Self {
-        Child { pid, pidfd, unreaped: None }
+        Child { pid, pidfd, unreaped: None, known: None }
     }
 
     pub fn pid(&self) -> Pid {
@@ -35,9 +37,9 @@ impl Child {
         self.pidfd.as_raw_fd()
     }
 
-    /// Counts it among those of the thread that started it.
-    pub fn join(&mut self, children: &Children) {
-        self.unreaped = Some(children.unreaped.clone());
+    /// Counts it among those of the thread that started it, and among what lives.
+    pub fn join(&mut self, children: &Children, known: Leader) {
+        (self.unreaped, self.known) = (Some(children.unreaped.clone()), Some(known));
     }
 
     /// Signals the process and its whole group. The unreaped leader pins the number, so no stranger can be hit.
@@ -105,12 +107,15 @@ impl Children {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use crossbeam_channel::TryRecvError;
 
     use super::*;
+    use crate::ids::SessionId;
     use crate::process::launch::NprocRule;
+    use crate::process::living::Living;
     use crate::process::proc;
     use crate::process::spawn::{Spawner, Started, Ticket, Wiring};
     use crate::sys::clone::{Plan, Stack, c_string};
@@ -169,7 +174,9 @@ mod tests {
         wait_for("the member's end", || proc::stat(member).is_none_or(|stat| !stat.is_alive()));
         assert_eq!(proc::stat(leader).unwrap().state, b'Z');
         let children = Children::none();
-        started.child.join(&children);
+        let living = Living::new(1);
+        let starting = living.starting(SessionId(1), &Arc::default());
+        started.child.join(&children, starting.started(started.child.pid()));
         assert_eq!(children.reaped.try_recv(), Err(TryRecvError::Empty));
         let (exit, _) = started.child.reap().unwrap();
         assert_eq!(exit, Exit::Code(0));

@@ -95,10 +95,24 @@ pub fn ticks_a_second() -> u64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().map_or(100, |ticks| ticks as u64)
 }
 
-/// The real uid of a process.
+/// The effective uid of a process, whether it is dumpable or not: nobody but the kernel decides it.
 pub fn uid(pid: i32) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(format!("/proc/{pid}")).ok().map(|facts| facts.uid())
+}
+
+/// Whether a process lives, and runs under this uid by its real one as well. A process of ours that acts under a uid for a
+/// moment has another real one.
+pub fn lives_as(pid: i32, uid: u32) -> bool {
+    self::uid(pid) == Some(uid) && stat(pid).is_some_and(|stat| stat.is_alive()) && real_uid(pid) == Some(uid)
+}
+
+/// The real uid of a process.
+pub fn real_uid(pid: i32) -> Option<u32> {
+    let mut buffer = [0; STAT_BYTES];
+    let text = read(&format!("/proc/{pid}/status"), &mut buffer)?;
+    let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"))?;
+    std::str::from_utf8(line.split(|byte| *byte == b'\t').next()?).ok()?.parse().ok()
 }
 
 /// Bytes of an environment that are looked at: ours stands first, as it was put there first.
@@ -150,16 +164,15 @@ pub fn children(pid: i32, threads: u64) -> Vec<i32> {
 fn listed(path: &str) -> Vec<i32> {
     let mut text = String::new();
     let _ = File::open(path).map(|file| file.take(CHILDREN_BYTES).read_to_string(&mut text));
-    numbers(text.as_bytes())
+    numbers(text.as_bytes()).collect()
 }
 
 /// More children than this at a time are taken in the next turn.
 const CHILDREN_BYTES: u64 = 64 * 1024;
 
-fn numbers(text: &[u8]) -> Vec<i32> {
-    text.split(|byte| !byte.is_ascii_digit())
-        .filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
-        .collect()
+/// The numbers in a list of processes.
+pub fn numbers(text: &[u8]) -> impl Iterator<Item = i32> {
+    text.split(|byte| !byte.is_ascii_digit()).filter_map(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
 }
 
 /// Signals that this process ignores or has a handler for; bit N-1 for signal N. All, where that cannot be read.
@@ -181,42 +194,6 @@ pub fn all_pids() -> Vec<i32> {
 /// Tasks (threads) of a uid on this host.
 pub fn tasks_of(uid: u32) -> u64 {
     all_pids().into_iter().filter(|pid| self::uid(*pid) == Some(uid)).filter_map(stat).map(|stat| stat.threads).sum()
-}
-
-/// The children of our own main thread. It never starts a command, so they are orphans that the kernel gave us as the
-/// nearest subreaper: what outlived its parent. An empty list proves that no orphan is left anywhere.
-#[derive(Debug)]
-pub struct Adopted {
-    list: Option<File>,
-}
-
-impl Adopted {
-    pub fn open() -> Self {
-        let own = std::process::id();
-        Adopted { list: File::open(format!("/proc/{own}/task/{own}/children")).ok() }
-    }
-
-    /// Whether there is certainly no orphan. One system call; a kernel without the list never proves it.
-    pub fn is_empty(&self) -> bool {
-        let mut buffer = [0; 16];
-        self.list.as_ref().is_some_and(|list| matches!(list.read_at(&mut buffer, 0), Ok(0)))
-    }
-
-    pub fn pids(&self) -> Vec<i32> {
-        let Some(list) = &self.list else {
-            let own = std::process::id() as i32;
-            return all_pids().into_iter().filter(|pid| stat(*pid).is_some_and(|stat| stat.parent == own)).collect();
-        };
-        let mut text = vec![0; CHILDREN_BYTES as usize];
-        let mut read = 0;
-        while let Ok(more) = list.read_at(&mut text[read..], read as u64) {
-            read += more;
-            if more == 0 || read == text.len() {
-                break;
-            }
-        }
-        numbers(&text[..read])
-    }
 }
 
 fn read<'a>(path: &str, buffer: &'a mut [u8]) -> Option<&'a [u8]> {

@@ -4,25 +4,31 @@
 //! it; afterwards its orphans are children of our main thread, for we are a subreaper, and the rest hangs below them.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
-use super::proc::{self, Adopted, Environ, Stat};
-use crate::sys::clone::kill_all_of;
+use super::living::{Living, Others};
+use super::proc::{self, Environ, Stat};
+use crate::ids::SessionId;
+use crate::sys::clone::Identity;
 use crate::sys::process::{pidfd_open, pidfd_signal_by_number};
 
-/// By what a process is known to belong to a command.
-#[derive(Debug, Clone, Default)]
+/// By what a process is known to belong to a command, or to a session's shell.
+#[derive(Debug, Clone)]
 pub struct Marks {
+    pub session: SessionId,
     /// Its main process, which leads a session and a process group of its own.
     pub leader: i32,
-    /// `COFFERDAM_EXEC=…` as it stood in its first environment.
+    /// `COFFERDAM_EXEC=…` as it stood in its first environment; `COFFERDAM_SESSION=…` of a shell.
     pub environ: Vec<u8>,
-    /// A uid that no other command runs under now.
-    pub uid: Option<u32>,
+    /// The uid that it runs under. A mark in the environment of another uid's process is made up.
+    pub uid: u32,
+    /// Nobody but its session runs under that uid: what belongs to nobody else of the session is its own, whatever
+    /// environment it shows.
+    pub alone: Option<Identity>,
     /// What earlier sweeps have killed: dead, it shows no other mark.
     pub killed: Vec<Named>,
     /// The main process is a shell that others use too: its session and group say nothing.
@@ -38,13 +44,17 @@ pub type Named = (i32, u64);
 const PROCESSES_MAX: usize = 4096;
 
 impl Marks {
-    /// The cheap marks first: the environment is read only of what hides its session and group.
-    fn whose(&self, stat: &Stat) -> Whose {
+    /// The facts of the kernel first; the environment is read only of what hides its session and group.
+    fn whose(&self, stat: &Stat, others: &Others) -> Whose {
         let in_group = !self.in_shell && (stat.session == self.leader || stat.group == self.leader);
-        let marked = in_group
-            || self.killed.contains(&(stat.pid, stat.started))
-            || (self.uid.is_some() && proc::uid(stat.pid) == self.uid);
-        if marked {
+        if in_group || self.killed.contains(&(stat.pid, stat.started)) {
+            return Whose::Own;
+        }
+        if proc::uid(stat.pid) != Some(self.uid) || others.lead(stat) {
+            return Whose::Other;
+        }
+        let by_uid = self.alone.is_some() && !self.in_shell;
+        if by_uid && others.are_none() {
             return Whose::Own;
         }
         if !stat.is_alive() {
@@ -52,27 +62,24 @@ impl Marks {
         }
         match proc::environ(stat.pid, self.prefix()) {
             Environ::Line(line) if line == self.environ => Whose::Own,
+            // It bears the mark of a command that is over.
+            Environ::Line(line) if by_uid && !others.has_shell && !others.marks.contains(&line) => Whose::Own,
+            // Jobs of a shell that have cleared their environment may be older than the command, and nothing else.
+            Environ::Without if by_uid && !(others.has_shell && self.is_older(stat)) => Whose::Own,
             Environ::Line(_) | Environ::Without => Whose::Other,
             Environ::InExec => Whose::Unknown,
         }
+    }
+
+    /// Whether a process was there before the main process.
+    fn is_older(&self, stat: &Stat) -> bool {
+        proc::stat(self.leader).is_none_or(|leader| stat.started < leader.started)
     }
 
     /// The name of the variable that it is known by, of its commands or of a whole session.
     fn prefix(&self) -> &[u8] {
         let end = self.environ.iter().position(|byte| *byte == b'=');
         &self.environ[..end.map_or(0, |end| end + 1)]
-    }
-
-    fn own(&self, stat: &Stat) -> bool {
-        self.whose(stat) == Whose::Own
-    }
-
-    /// Whether an orphan that was looked at already is one of these.
-    pub fn claim(&self, orphan: &Orphan) -> bool {
-        let Orphan { stat, uid, marks } = orphan;
-        let by_number = self.leader != 0 && (stat.session == self.leader || stat.group == self.leader);
-        let by_uid = self.uid.is_some() && *uid == self.uid;
-        by_number || by_uid || marks.contains(&self.environ)
     }
 }
 
@@ -84,50 +91,15 @@ enum Whose {
     Unknown,
 }
 
-const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
-const SESSION_MARK: &[u8] = b"COFFERDAM_SESSION=";
-
-/// A process that outlived its parent, and `COFFERDAM_EXEC` and `COFFERDAM_SESSION` of its first environment.
-#[derive(Debug, Clone)]
-pub struct Orphan {
-    pub stat: Stat,
-    pub uid: Option<u32>,
-    pub marks: Vec<Vec<u8>>,
-}
-
-impl Orphan {
-    /// Commands lead sessions of their own, and never join that of the program that runs them.
-    pub fn is_of_another_session(&self) -> bool {
-        nix::unistd::getsid(None).is_ok_and(|own| own.as_raw() != self.stat.session)
-    }
-
-    /// Whether it was dead, and is gone now.
-    pub fn reap(&self) -> bool {
-        reap(self.stat.pid)
-    }
-}
-
-/// Reaps an orphan if it is dead; never waits.
-#[allow(clippy::disallowed_methods, reason = "a named child of our main thread, which starts none")]
-pub fn reap(orphan: i32) -> bool {
-    waitpid(Pid::from_raw(orphan), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some())
-}
-
-/// Every orphan there is, dead ones included.
-pub fn census(adopted: &Adopted) -> Vec<Orphan> {
-    let mark = |pid, name| match proc::environ(pid, name) {
-        Environ::Line(line) => Some(line),
-        Environ::Without | Environ::InExec => None,
-    };
-    let marks = |pid| [EXEC_MARK, SESSION_MARK].into_iter().filter_map(|name| mark(pid, name)).collect();
-    let orphan = |stat: Stat| Orphan { uid: proc::uid(stat.pid), marks: marks(stat.pid), stat };
-    adopted.pids().into_iter().filter_map(proc::stat).map(orphan).collect()
-}
-
-/// The processes that stand below this one.
+/// The processes that stand below this one, as many as can be found without holding up a worker.
 pub fn descendants(leader: i32) -> Vec<Named> {
-    descendants_of(proc::stat(leader))
+    let tree = with_descendants_up_to(DESCENDANTS_MAX, proc::stat(leader).into_iter().collect(), &[]);
+    let below = tree.iter().filter(|stat| stat.pid != leader && stat.is_alive());
+    below.map(|stat| (stat.pid, stat.started)).collect()
 }
+
+/// Looking at one process takes some 15 µs; those beyond are counted by the sweep that finds them.
+const DESCENDANTS_MAX: usize = 64;
 
 /// The same of one that was looked at.
 pub fn descendants_of(leader: Option<Stat>) -> Vec<Named> {
@@ -159,31 +131,33 @@ pub enum Swept {
     Proven,
     /// None of the tree was seen. One scan can miss a process that forks again and again.
     NoneSeen,
+    /// It hangs, or there was no thread for it.
+    NotLooked,
     /// These were killed, and may be dying still; what those had used that no earlier sweep killed.
     Killed { which: Vec<Named>, cpu: Duration },
 }
 
-/// Kills what is left of a tree whose main process has ended: stops it first, so that it forks no further.
-pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
-    if adopted.is_empty() {
-        return Swept::Proven;
-    }
-    let pids = adopted.pids();
+/// Kills what is left of a tree whose main process has ended: stops it first, so that it forks no further. `kill_all`
+/// kills every process of a uid in one call, which nothing can outrun.
+pub fn sweep(marks: &Marks, living: &Living, kill_all: impl Fn(Identity)) -> Swept {
+    let pids = living.strays_beside(marks.session);
+    let others = living.others(marks.session, marks.leader, &marks.environ);
     let mut unknown = false;
     let own = |stat: &Stat| {
-        let whose = marks.whose(stat);
+        let whose = marks.whose(stat, &others);
         unknown |= whose == Whose::Unknown;
         whose == Whose::Own
     };
-    let orphans: Vec<Stat> = pids.iter().copied().filter_map(proc::stat).filter(own).collect();
-    for dead in orphans.iter().filter(|stat| !stat.is_alive()) {
-        reap(dead.pid);
+    let strays: Vec<Stat> = pids.iter().copied().filter_map(proc::stat).filter(own).collect();
+    for dead in strays.iter().filter(|stat| !stat.is_alive()) {
+        living.reap(dead.pid);
     }
-    let tree = with_descendants(orphans, &[]);
+    let tree = with_descendants(strays, &[]);
     let alive: Vec<&Stat> = tree.iter().filter(|stat| stat.is_alive()).collect();
-    if let (Some(uid), false) = (marks.uid, alive.is_empty()) {
-        // One call that nothing can outrun, where the uid is this command's alone.
-        kill_all_of(uid);
+    // Asked again: an errand that was given up comes back when the uid is somebody else's.
+    let is_alone = |identity: &Identity| others.are_none() && living.has_uid(marks.session, identity.uid);
+    if let (Some(identity), false) = (marks.alone.filter(is_alone), alive.is_empty()) {
+        kill_all(identity);
     }
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for stat in &alive {
@@ -196,8 +170,49 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
         return Swept::Killed { which, cpu: Duration::from_millis(cpu_ms(fresh.copied())) };
     }
     // Two readings that are the same have missed nothing: whatever forks and ends meanwhile changes the list.
-    let proven = (tree.is_empty() && !unknown && adopted.pids() == pids) || adopted.is_empty();
+    let proven = (tree.is_empty() && !unknown && living.strays_beside(marks.session) == pids)
+        || living.has_no_strays(marks.session);
     if proven { Swept::Proven } else { Swept::NoneSeen }
+}
+
+/// Two looks that found nothing lie so far apart: one alone can miss what forks again and again.
+const SECOND_LOOK_MS: u16 = 50;
+/// What was killed is looked for again so soon.
+const KILLED_LOOK_MS: u16 = 2;
+
+/// Ends every process of a uid that is one session's alone, until two looks through /proc have found none. Whether they
+/// are gone: not if some outlive SIGKILL until `until`.
+pub fn end_all_of(
+    session: SessionId,
+    identity: Identity,
+    living: &Living,
+    kill_all: impl Fn(Identity),
+    until: Instant,
+) -> bool {
+    let mut found_none = false;
+    loop {
+        for stray in living.strays_beside(session) {
+            // What is alive, or not of this uid, is let be.
+            if proc::uid(stray) == Some(identity.uid) {
+                living.reap(stray);
+            }
+        }
+        let are_gone = !proc::all_pids().into_iter().any(|pid| proc::lives_as(pid, identity.uid));
+        let pause_ms = match (are_gone, found_none) {
+            (true, true) => return true,
+            (true, false) => SECOND_LOOK_MS,
+            (false, _) => {
+                kill_all(identity);
+                KILLED_LOOK_MS
+            }
+        };
+        found_none = are_gone;
+        if Instant::now() >= until {
+            return false;
+        }
+        // Nothing wakes it: it is a pause.
+        let _ = poll(&mut [], PollTimeout::from(pause_ms));
+    }
 }
 
 /// Signals a process found in /proc, unless its number means another one by now.
@@ -215,10 +230,14 @@ pub fn signal_by_number(stat: &Stat, signal: i32) {
 
 /// These processes and all below them, but for those that are spared and what is below these.
 fn with_descendants(roots: Vec<Stat>, spared: &[Named]) -> Vec<Stat> {
+    with_descendants_up_to(PROCESSES_MAX, roots, spared)
+}
+
+fn with_descendants_up_to(max: usize, roots: Vec<Stat>, spared: &[Named]) -> Vec<Stat> {
     let mut seen: HashSet<i32> = roots.iter().map(|stat| stat.pid).collect();
     let mut tree = roots;
     let mut at = 0;
-    while at < tree.len() && tree.len() < PROCESSES_MAX {
+    while at < tree.len() && tree.len() < max {
         let parent = tree[at];
         at += 1;
         if !parent.is_alive() {
@@ -258,11 +277,13 @@ pub fn cpu_of(processes: &[Named]) -> Vec<(Named, u64)> {
     processes.iter().copied().filter_map(cpu_ms).collect()
 }
 
-/// Adds up a tree whose main process is alive, orphans included.
-pub fn sample(marks: &Marks, adopted: &Adopted) -> Sample {
+/// Adds up a tree whose main process is alive, strays included.
+pub fn sample(marks: &Marks, living: &Living) -> Sample {
     let mut roots: Vec<Stat> = proc::stat(marks.leader).into_iter().collect();
-    if !adopted.is_empty() {
-        roots.extend(adopted.pids().into_iter().filter_map(proc::stat).filter(|stat| marks.own(stat)));
+    if !living.has_no_strays(marks.session) {
+        let others = living.others(marks.session, marks.leader, &marks.environ);
+        let own = |stat: &Stat| marks.whose(stat, &others) == Whose::Own;
+        roots.extend(living.strays_beside(marks.session).into_iter().filter_map(proc::stat).filter(own));
     }
     let tree = with_descendants(roots, &marks.spared);
     let alive = tree.iter().filter(|stat| stat.is_alive());

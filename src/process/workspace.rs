@@ -222,7 +222,7 @@ const OPEN_DIR: OFlag =
 
 /// Empties `top` and removes it. A directory found in it is emptied of what is no directory, its own directories are
 /// moved up into `top`, and then it goes: two descriptors whatever the depth, and no recursion.
-fn remove_tree(parent: &OwnedFd, top_name: &CStr) -> Removed {
+pub fn remove_tree(parent: &OwnedFd, top_name: &CStr) -> Removed {
     let top = match open_owned(parent, top_name) {
         Err(Errno::ENOENT) => return Ok(()),
         top => top?,

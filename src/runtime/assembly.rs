@@ -21,9 +21,12 @@ use crate::enforcement::{self, Host};
 use crate::gateway::{self, Desk, Gateway, Listeners, Quotas};
 use crate::mailbox::{Mailbox, mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::process::census::Ground;
 use crate::process::errands::Errands;
 use crate::process::identity::{BaseEnvironment, Policy, UidRange};
 use crate::process::launch::{Common, HardLimits, NprocRule};
+use crate::process::living::{Living, is_of_own_session};
+use crate::process::proc;
 use crate::process::spawn::Spawner;
 use crate::process::workspace::Workspaces;
 use crate::protocol::encode::Object;
@@ -66,9 +69,10 @@ impl Parts {
             crate::guard::end_children();
         } else {
             // Whatever is dead of our commands; the program's own children are of its own session.
-            for orphan in self.relief.errands.census() {
-                if !orphan.stat.is_alive() && orphan.is_of_another_session() {
-                    orphan.reap();
+            let living = self.relief.errands.living();
+            for stray in living.strays().into_iter().filter_map(proc::stat) {
+                if !stray.is_alive() && !is_of_own_session(&stray) {
+                    living.reap(stray.pid);
                 }
             }
         }
@@ -133,7 +137,9 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let null = || File::options().read(true).open("/dev/null").map(OwnedFd::from);
     let stdin = options.stdin.map_or_else(null, Ok);
     let spawner = Arc::new(Spawner::new(setup.common.nproc, system("open /dev/null", stdin)?));
-    let errands = system("start a thread", Errands::start(spawner.clone()))?;
+    let ground = Ground { exclusive: options.exclusive, policy: setup.policy.clone() };
+    let errands = Errands::start(spawner.clone(), Living::new(worker_count), ground);
+    let errands = system("start a thread", errands)?;
     let relief = Relief::new(spawner, errands, worker_count);
 
     let mut threads = Vec::new();
@@ -159,6 +165,8 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         reaper: reaper.clone(),
         stats: stats.clone(),
         buffers: buffers.clone(),
+        uids: setup.policy.pool(),
+        workspaces: setup.workspaces.clone(),
         relief: relief.clone(),
         own: gateway.clone(),
     };
@@ -173,7 +181,6 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let policy = reaper::Policy {
         sweep_every: reaper::sweep_every(&config),
         drain: reaper::drain(&config),
-        exclusive: options.exclusive,
         guard,
     };
     let reloader = Box::new(Reloader { sources: options.sources, config, setup });

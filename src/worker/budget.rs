@@ -31,7 +31,7 @@ impl Worker {
         running.iter().filter_map(|exec| self.commands.get(exec)).map(|command| command.cpu_seen()).sum()
     }
 
-    pub(super) fn sampled(&mut self, exec: ExecId, sample: Sample) {
+    pub(super) fn sampled(&mut self, exec: ExecId, sample: Option<Sample>) {
         self.with(exec, |command, tools| {
             command.sampled(sample, tools);
             Next::Stay

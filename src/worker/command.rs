@@ -32,7 +32,8 @@ use crate::message::{Running, ToGateway};
 use crate::process::child::Child;
 use crate::process::errands::{Errand, Task};
 use crate::process::spawn::{Started, Ticket, Wiring};
-use crate::process::tree::{Marks, Orphan, Sample};
+use crate::process::living::LivingCommand;
+use crate::process::tree::{Marks, Sample};
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::Program;
@@ -148,6 +149,8 @@ pub struct Command {
     pub hosts: bool,
     /// What such a process leaves behind is ended with it: its session closes.
     pub sweeps: bool,
+    /// It lives; none for the process of a shell.
+    living: Option<LivingCommand>,
 }
 
 impl Command {
@@ -163,9 +166,9 @@ impl Command {
     ) -> Result<Command, Fault> {
         let (command, wiring) = Command::make(request, exec, session, marks, running, tools)?;
         let ticket = command.ticket.clone();
-        tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket });
+        tools.starts.push_back(Start { exec, session, plan: Box::new(plan), wiring, ticket });
         command.remind(Instant::now() + command.timeout, Due::Timeout, tools);
-        Ok(command)
+        Ok(command.alive(tools))
     }
 
     fn make(
@@ -248,8 +251,15 @@ impl Command {
             shelled: None,
             hosts: false,
             sweeps: false,
+            living: None,
         };
         Ok((command, wiring))
+    }
+
+    /// It counts among what lives, for as long as it is there.
+    fn alive(mut self, tools: &Tools) -> Command {
+        self.living = Some(tools.living().command(self.session, self.exec, &self.marks.environ));
+        self
     }
 
     /// What is left of its session's budget bounds it.
@@ -348,8 +358,9 @@ impl Command {
     }
 
     /// The watchdog's look at the tree.
-    pub fn sampled(&mut self, sample: Sample, tools: &mut Tools) {
+    pub fn sampled(&mut self, sample: Option<Sample>, tools: &mut Tools) {
         self.sampling = false;
+        let Some(sample) = sample else { return };
         let cpu_ms = self.cpu_of_sample(&sample);
         self.cpu_seen = self.cpu_seen.max(Duration::from_millis(cpu_ms));
         if tools.setup.watch_vm && sample.vm_bytes > 0 {
@@ -376,7 +387,7 @@ impl Command {
             Due::GiveUp if self.give_up_at.is_some_and(|at| at <= now) => return self.give_up(tools),
             Due::Sample if self.hosts => {}
             Due::Sample if matches!(self.phase, Phase::Running | Phase::Asked) => {
-                if !tools.relief.errands.no_orphans() {
+                if !tools.living().has_no_strays(self.session) {
                     tools.tell_orphans_seen();
                 }
                 let watched =
@@ -434,10 +445,5 @@ impl Command {
 
     pub fn is_streamed(&self) -> bool {
         matches!(self.stdout.sink, Sink::Stream(_))
-    }
-
-    /// Whether an orphan belongs to it, going by what costs nothing to know.
-    pub fn claims(&self, orphan: &Orphan) -> bool {
-        self.marks.claim(orphan)
     }
 }

@@ -11,10 +11,9 @@ use super::session::{Ran, Session, State};
 use super::terminal::name_terminal;
 use super::tools::Tools;
 use crate::ids::{ExecId, RequestId, SessionId};
-use crate::message::{CommandEnd, Running, ToGateway, ToReaper};
+use crate::message::{CommandEnd, Left, Running, ToGateway};
 use crate::process::launch;
 use crate::process::spawn::{Launched, SpawnFault};
-use crate::process::tree::{Marks, Orphan};
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::request::Program;
 use crate::sys::clone::Stage;
@@ -52,13 +51,7 @@ impl Worker {
         let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
         let (program, place) = (Some(&running.spec.program), session.place(&cwd));
         let plan = setup.common.plan(program, &environment, place, &running.limits, session.identity);
-        let alone = setup.policy.is_pool() && running.alone && !session.has_shell();
-        let marks = Marks {
-            leader: 0,
-            environ: format!("COFFERDAM_EXEC={}", setup.unique(exec)).into_bytes(),
-            uid: session.identity.filter(|_| alone).map(|identity| identity.uid),
-            ..Marks::default()
-        };
+        let marks = session.marks(format!("COFFERDAM_EXEC={}", setup.unique(exec)));
         match Command::start(request, exec, id, plan, marks, running, &mut self.tools) {
             Ok(mut command) => {
                 command.bound(cpu_of_budget, left.until, &mut self.tools);
@@ -86,7 +79,7 @@ impl Worker {
     ) {
         self.tools.gateway.leave(ToGateway::CommandGone { exec, session, end: CommandEnd::NotStarted });
         if no_session {
-            self.tools.gateway.leave(ToGateway::SessionGone { session, idle: false });
+            self.tools.gateway.leave(ToGateway::SessionGone { session, idle: false, left: Left::nothing() });
         }
         self.answer(session, ToGateway::Refused { request, fault });
     }
@@ -308,16 +301,6 @@ impl Worker {
         if let Some(exec) = self.streams.get(&request) {
             self.with(*exec, |command, tools| command.unheard(tools));
         }
-    }
-
-    pub(super) fn claim(&self, orphans: &[Orphan]) {
-        let of_shell = |orphan: &Orphan| {
-            self.sessions.values().filter_map(|session| session.shell.as_ref()).any(|shell| shell.claims(orphan))
-        };
-        let claimed =
-            |orphan: &&Orphan| self.commands.values().any(|command| command.claims(orphan)) || of_shell(orphan);
-        let pids = orphans.iter().filter(claimed).map(|orphan| orphan.stat.pid).collect();
-        self.tools.reaper.tell(ToReaper::OrphansClaimed { pids });
     }
 }
 

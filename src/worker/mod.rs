@@ -2,6 +2,7 @@
 //! never touches a socket, and leaves to the errands what a file system may hold up.
 
 mod budget;
+mod closing;
 mod command;
 mod commands;
 mod pipes;
@@ -161,6 +162,8 @@ impl Worker {
         let mut events = Events::with_capacity(TURN_MAX);
         let mut stack = Stack::new();
         let children = Children::none();
+        // Dropped last: what its commands have made siblings of themselves is a child of this thread until its end.
+        let _joined = worker.tools.living().join(worker.index);
         while !worker.stopping {
             // First what was left by the thread that this one relieves.
             while let Some(start) = worker.tools.starts.pop_front() {
@@ -286,13 +289,9 @@ impl Worker {
             ToWorker::Probed { session, probed } => self.probed(session, probed),
             ToWorker::Swept { exec, swept } => self.with(exec, |command, tools| command.swept(swept, tools)),
             ToWorker::Sampled { exec, sample } => self.sampled(exec, sample),
-            ToWorker::WorkspaceRemoved { session, removed } => {
-                if let Err(errno) = removed {
-                    log::warn!("session={session} its workspace cannot be removed: {errno}");
-                }
-                self.gone(session);
-            }
-            ToWorker::ClaimOrphans { orphans } => self.claim(&orphans),
+            ToWorker::ProcessesEnded { session, are_gone } => self.processes_ended(session, are_gone),
+            ToWorker::UidCleaned { session, cleaned } => self.uid_cleaned(session, cleaned),
+            ToWorker::WorkspaceRemoved { session, removed } => self.workspace_removed(session, removed),
             ToWorker::EndAll { at_once } => self.end_all(at_once),
             ToWorker::Reload { setup } => self.tools.setup = setup,
             ToWorker::Stop => self.stopping = true,
@@ -314,6 +313,8 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         | ToWorker::History { session, .. }
         | ToWorker::CheckIdle { session }
         | ToWorker::Probed { session, .. }
+        | ToWorker::ProcessesEnded { session, .. }
+        | ToWorker::UidCleaned { session, .. }
         | ToWorker::WorkspaceRemoved { session, .. } => (None, Some(*session)),
         ToWorker::Cancel { exec }
         | ToWorker::Exec { exec, .. }
@@ -326,7 +327,6 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         | ToWorker::Tell { .. }
         | ToWorker::More { .. }
         | ToWorker::Forget { .. }
-        | ToWorker::ClaimOrphans { .. }
         | ToWorker::EndAll { .. }
         | ToWorker::Reload { .. }
         | ToWorker::Stop => (None, None),

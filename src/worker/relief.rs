@@ -80,14 +80,16 @@ impl Relief {
         stack: &mut Stack,
         children: &Children,
     ) -> Option<(Box<Worker>, Launched)> {
-        let Start { exec, plan, wiring, ticket } = start;
+        let Start { exec, session, plan, wiring, ticket } = start;
         let (index, mailbox) = (worker.index, worker.tools.own.clone());
         self.seat(index).parked = Some((worker, Instant::now()));
         self.watch();
+        let starting = self.errands.living().starting(session, &ticket);
         let mut launched = self.spawner.spawn(*plan, wiring, &ticket, stack);
         if let Ok(started) = &mut launched {
-            started.child.join(children);
+            started.child.join(children, starting.started(started.child.pid()));
         }
+        drop(starting);
         let parked = self.seat(index).parked.take_if(|(worker, _)| worker.starting == Some(exec));
         match parked {
             Some((worker, _)) => Some((worker, launched)),
@@ -101,7 +103,6 @@ impl Relief {
     /// Runs on `relief`.
     pub fn run(self: Arc<Self>) {
         let mut quiet = 0;
-        let mut waited = 0;
         loop {
             crossbeam_channel::select! {
                 recv(self.stop) -> _ => return,
@@ -112,14 +113,11 @@ impl Relief {
             for index in 0..self.seats.len() {
                 busy |= self.look(index);
             }
-            waited = if self.errands.wait() { waited + 1 } else { 0 };
-            if waited > 2 {
-                self.errands.relieve();
-                waited = 0;
-            }
-            quiet = if busy || waited > 0 { 0 } else { quiet + 1 };
+            busy |= self.errands.look(Instant::now());
+            quiet = if busy { 0 } else { quiet + 1 };
             if quiet >= QUIET_TICKS {
                 quiet = 0;
+                self.errands.retire();
                 self.rest();
             }
         }
@@ -129,7 +127,7 @@ impl Relief {
     fn rest(&self) {
         self.awake.store(false, Ordering::SeqCst);
         let parked = (0..self.seats.len()).any(|index| self.seat(index).parked.is_some());
-        if parked || self.errands.wait() {
+        if parked || self.errands.look(Instant::now()) {
             self.awake.store(true, Ordering::SeqCst);
             return;
         }

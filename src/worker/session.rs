@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::shell::Shell;
@@ -14,6 +15,8 @@ use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::message::{Opening, ToGateway};
 use crate::process::identity::Variable;
 use crate::process::launch;
+use crate::process::living::{Facts, Living, LivingSession};
+use crate::process::tree::Marks;
 use crate::protocol::budget::Budget;
 use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
@@ -46,6 +49,13 @@ pub struct Session {
     pub close_when_idle: bool,
     pub limits: Limits,
     pub identity: Option<Identity>,
+    /// Its identity, where nobody else has that.
+    pub alone: Option<Identity>,
+    /// Its uid is cleaned before it closes, for somebody may need it at once.
+    pub clean_at_end: bool,
+    /// How far its end has come.
+    pub ending: Ending,
+    _living: LivingSession,
     pub cwd: String,
     pub home: String,
     /// Its private directory, if it has one.
@@ -71,21 +81,35 @@ pub struct Session {
 
 impl Session {
     /// `workspace` is its private directory, the default for what it does not name itself.
-    pub fn new(id: SessionId, opening: Opening, workspace: Option<&Path>, setup: &Setup) -> Session {
-        let Opening { request, client, limits, place, spec } = opening;
+    pub fn new(
+        id: SessionId,
+        opening: Opening,
+        workspace: Option<&Path>,
+        setup: &Setup,
+        living: &Arc<Living>,
+    ) -> Session {
+        let Opening { request, client, limits, place, clean_at_end, spec } = opening;
         let workspace = workspace.map(|path| path.to_string_lossy().into_owned());
         let cwd = launch::directory(workspace.as_deref().unwrap_or_default(), spec.cwd.as_deref());
         let now = Instant::now();
-        let uid = setup.policy.of_session(place).filter(|_| setup.policy.is_pool()).map(|identity| identity.uid);
+        let identity = setup.policy.of_session(place);
+        let alone = identity.filter(|_| setup.policy.is_pool());
+        let mark = format!("COFFERDAM_SESSION={}", setup.unique(id)).into_bytes();
+        let marks = marks(id, identity, alone, mark.clone());
+        let facts = Facts { uid: marks.uid, has_shell: spec.shell.is_some(), mark };
         Session {
             id,
+            alone,
+            clean_at_end,
+            ending: Ending::default(),
+            _living: living.session(id, facts),
             client,
             state: request.map_or(State::Open, |request| State::Opening { request }),
             persist: spec.persist,
             ephemeral: request.is_none(),
             close_when_idle: request.is_none(),
             limits,
-            identity: setup.policy.of_session(place),
+            identity,
             home: cwd.clone(),
             workspace,
             cwd,
@@ -94,7 +118,7 @@ impl Session {
                 .map_or(Duration::from_secs_f64(setup.config.sessions.max_idle_sec), Duration::from_millis),
             farewell: Vec::new(),
             running: Vec::new(),
-            shell: spec.shell.map(|path| Box::new(Shell::new(path, &setup.unique(id), uid))),
+            shell: spec.shell.map(|path| Box::new(Shell::new(path, marks))),
             expected: 0,
             name: spec.name,
             env: spec.env,
@@ -104,6 +128,11 @@ impl Session {
             spent: Spent::nothing(now),
             history: VecDeque::new(),
         }
+    }
+
+    /// What tells the processes of one of its commands from others; `environ`: `COFFERDAM_EXEC=…`.
+    pub fn marks(&self, environ: String) -> Marks {
+        marks(self.id, self.identity, self.alone, environ.into_bytes())
     }
 
     /// A directory as [`Common::plan`](launch::Common::plan) wants it.
@@ -180,11 +209,11 @@ impl Session {
         body
     }
 
-    /// `"result":…` of `session.close`.
+    /// `"result":…` of `session.close`: whether everything of it is gone.
     pub fn closed_body(&self) -> Vec<u8> {
         let mut body = b"\"result\":".to_vec();
         let mut result = Object::begin(&mut body);
-        result.bool("closed", true);
+        result.bool("closed", self.ending.processes != Some(false));
         result.int("commands", self.spent.commands);
         self.usage(&mut result);
         result.end();
@@ -233,6 +262,24 @@ impl Session {
         body.extend_from_slice(b"]}");
         body
     }
+}
+
+fn marks(session: SessionId, identity: Option<Identity>, alone: Option<Identity>, environ: Vec<u8>) -> Marks {
+    let uid = identity.map_or_else(|| nix::unistd::Uid::effective().as_raw(), |identity| identity.uid);
+    Marks { session, leader: 0, environ, uid, alone, killed: Vec::new(), in_shell: false, spared: Vec::new() }
+}
+
+/// How far the end of a session has come; one step follows the other.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Ending {
+    /// An errand is under way for it.
+    pub waits: bool,
+    /// Whether its processes are gone.
+    pub processes: Option<bool>,
+    /// Whether its directory is gone.
+    pub workspace: Option<bool>,
+    /// Whether its uid has left nothing.
+    pub uid: Option<bool>,
 }
 
 /// What a session remembers of a command that ran.

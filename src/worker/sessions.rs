@@ -1,5 +1,4 @@
-//! The sessions of a worker: opened, told of, closed. Closing ends what runs, waits for it as a state, and only then
-//! answers.
+//! The sessions of a worker: opened, told of, abandoned, ended by a fault. How one closes is in `closing`.
 
 use std::time::Instant;
 
@@ -9,7 +8,7 @@ use super::commands::spawn_fault;
 use super::record::Verdict;
 use super::session::{Session, State};
 use crate::ids::{ExecId, RequestId, SessionId};
-use crate::message::{CommandEnd, Opening, ToGateway, ToReaper};
+use crate::message::{CommandEnd, Left, Opening, ToGateway, ToReaper, UidFate};
 use crate::process::errands::{Errand, Task};
 use crate::process::spawn::SpawnFault;
 use crate::protocol::fault::Fault;
@@ -56,7 +55,7 @@ impl Worker {
         let probe = opening.spec.cwd.is_some();
         match self.make_session(id, opening) {
             Err(fault) => {
-                self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false });
+                self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false, left: Left::nothing() });
                 if let Some(request) = request {
                     self.tools.gateway.tell(ToGateway::Refused { request, fault });
                 }
@@ -86,7 +85,7 @@ impl Worker {
                 spawn_fault(SpawnFault { stage: Stage::Workspace, errno }, "the session's directory")
             })?),
         };
-        let session = Session::new(id, opening, workspace.as_deref(), setup);
+        let session = Session::new(id, opening, workspace.as_deref(), setup, self.tools.living());
         self.sessions.insert(id, session);
         Ok(())
     }
@@ -116,65 +115,6 @@ impl Worker {
         if self.ending {
             self.close(id, None, false);
         }
-    }
-
-    /// Ends what runs in a session; when that is gone, removes its directory, and answers.
-    pub(super) fn close(&mut self, id: SessionId, request: Option<RequestId>, idle: bool) {
-        let Some(session) = self.sessions.get_mut(&id) else {
-            if let Some(request) = request {
-                let fault = Fault::session_not_found(&id.to_string());
-                self.tools.gateway.tell(ToGateway::Refused { request, fault });
-            }
-            return;
-        };
-        match &mut session.state {
-            State::Closing { requests, .. } => return requests.extend(request),
-            State::Opening { .. } | State::Open => {}
-        }
-        session.state = State::Closing { requests: request.into_iter().collect(), idle };
-        for exec in session.running.clone() {
-            self.with(exec, |command, tools| {
-                command.hang_up(tools);
-                command.next()
-            });
-        }
-        self.close_if_empty(id);
-    }
-
-    pub(super) fn close_if_empty(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get(&id) else { return };
-        if !session.is_closing() || !session.running.is_empty() {
-            return;
-        }
-        if self.end_shell(id) {
-            return;
-        }
-        self.forget_all_lingering(id);
-        let workspaces = &self.tools.setup.workspaces;
-        if workspaces.remove_empty(id) {
-            self.gone(id);
-        } else {
-            let task = Task::RemoveWorkspace { session: id, workspaces: workspaces.clone() };
-            self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
-        }
-    }
-
-    pub(super) fn gone(&mut self, id: SessionId) {
-        self.forget_all(id);
-        let Some(session) = self.sessions.remove(&id) else { return };
-        let body = session.closed_body();
-        let State::Closing { requests, idle } = session.state else { return };
-        if !session.ephemeral {
-            self.tools.reaper.leave(ToReaper::SessionGone { session: id });
-        }
-        self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle });
-        for request in requests {
-            self.tools.gateway.tell(ToGateway::Answer { request, body: body.clone(), more: false });
-        }
-        for farewell in session.farewell {
-            self.tools.gateway.tell(farewell);
-        }
-        self.tell_if_empty();
     }
 
     /// A command that waits for a slot keeps its session from being idle.
@@ -277,7 +217,9 @@ impl Worker {
         self.forget_all(id);
         self.forget_all_lingering(id);
         if let Some(session) = self.sessions.remove(&id) {
-            self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false });
+            // Its processes die, and nobody waits for that: the uid is looked at before it is used again.
+            let left = Left { workspace: true, uid: UidFate::SetAside };
+            self.tools.gateway.tell(ToGateway::SessionGone { session: id, idle: false, left });
             self.tools.reaper.tell(ToReaper::SessionGone { session: id });
             for farewell in session.farewell {
                 self.tools.gateway.tell(farewell);
@@ -287,8 +229,6 @@ impl Worker {
                 State::Closing { requests, .. } => unanswered.extend(requests),
                 State::Open => {}
             }
-            let task = Task::RemoveWorkspace { session: id, workspaces: self.tools.setup.workspaces.clone() };
-            self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
         }
         for request in unanswered {
             let fault = Fault::internal("a fault of the daemon; the session is ended");

@@ -37,7 +37,7 @@ use crate::message::{Running, ToGateway};
 use crate::process::fifos::{Fifo, Fifos, Side};
 use crate::process::proc::Gauge;
 use crate::process::spawn::{SpawnFault, Started};
-use crate::process::tree::{Marks, Orphan};
+use crate::process::tree::Marks;
 use crate::protocol::request::{Program, Run};
 use crate::sys::clone::Stage;
 use crate::sys::wait::{Exit, Rusage};
@@ -97,11 +97,11 @@ pub struct Shell {
 }
 
 impl Shell {
-    pub fn new(path: Box<str>, mark: &str, uid: Option<u32>) -> Shell {
-        let environ = format!("COFFERDAM_SESSION={mark}").into_bytes();
+    /// `marks`: those of the session.
+    pub fn new(path: Box<str>, marks: Marks) -> Shell {
         Shell {
             path,
-            marks: Marks { environ, uid, ..Marks::default() },
+            marks,
             stand: Stand::Off,
             host: None,
             process: None,
@@ -119,11 +119,6 @@ impl Shell {
             lost: false,
             swept: false,
         }
-    }
-
-    /// Whether an orphan is one of its processes.
-    pub fn claims(&self, orphan: &Orphan) -> bool {
-        self.marks.claim(orphan)
     }
 
     /// bash reads a script by a descriptor that no command can take from it, but its standard input by any; others
@@ -306,7 +301,7 @@ impl Worker {
             });
             return true;
         }
-        if shell.swept || std::mem::replace(&mut shell.swept, true) || self.tools.relief.errands.no_orphans() {
+        if shell.swept || std::mem::replace(&mut shell.swept, true) || self.tools.living().has_no_strays(id) {
             return false;
         }
         let exec = self.next_host();
@@ -336,11 +331,10 @@ fn of_host(program: Program, limits: crate::protocol::limits::Limits) -> Running
     let nothing = || Share::none(&Account::of_daemon(0));
     let buffers = Claim { stdin: nothing(), stdout: nothing(), stderr: nothing() };
     let spec = Run::of_host(program);
-    Running { ephemeral: None, limits, alone: false, spec, id: None, asked_at: Instant::now(), buffers }
+    Running { ephemeral: None, limits, spec, id: None, asked_at: Instant::now(), buffers }
 }
 
 impl Session {
-    /// Marks of its processes are no marks of a command's.
     pub fn has_shell(&self) -> bool {
         self.shell.is_some()
     }

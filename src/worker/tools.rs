@@ -11,12 +11,13 @@ use super::command::{Due, Pipe};
 use super::relief::Relief;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
-use crate::ids::ExecId;
+use crate::ids::{ExecId, SessionId};
 use crate::mailbox::Mailbox;
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errand;
 use crate::process::identity::{BaseEnvironment, Policy};
 use crate::process::launch::Common;
+use crate::process::living::Living;
 use crate::process::spawn::{Ticket, Wiring};
 use crate::process::workspace::Workspaces;
 use crate::stats::Tally;
@@ -77,6 +78,10 @@ impl Tools {
         self.relief.watch();
     }
 
+    pub fn living(&self) -> &Arc<Living> {
+        self.relief.errands.living()
+    }
+
     pub fn tell_orphans_seen(&self) {
         self.reaper.tell(ToReaper::OrphansSeen);
     }
@@ -92,6 +97,7 @@ impl Tools {
 /// A command that is ready to be started.
 pub struct Start {
     pub exec: ExecId,
+    pub session: SessionId,
     pub plan: Box<Plan>,
     pub wiring: Wiring,
     pub ticket: Arc<Ticket>,

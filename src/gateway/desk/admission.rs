@@ -17,7 +17,7 @@ use crate::admission::quota::{Amount, Claim, OverLimit, Resource};
 use crate::gateway::book::Book;
 use crate::gateway::socket::Peer;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
-use crate::message::{CommandEnd, Opening, Running, ToWorker};
+use crate::message::{CommandEnd, Left, Opening, Running, ToWorker};
 use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
@@ -97,10 +97,13 @@ impl Desk {
     ) -> Result<SessionId, Fault> {
         let client = peer.client.clone();
         let claim = self.ledger.claim(&client, &claims_of_session(&limits), &|_| 0).map_err(over_limit)?;
-        let place = self.slots.claim_session()?;
+        self.slots.check_session()?;
+        let uid = self.leftovers.claim_uid(self.config.sessions.max_sessions);
+        let (place, clean_at_end) = uid.ok_or_else(|| self.no_uid())?;
+        self.slots.claim_session();
         self.last_session += 1;
         let session = SessionId(self.last_session);
-        let worker = (self.last_session % self.workers.len() as u64) as usize;
+        let worker = session.worker(self.workers.len());
         let (budget, spent) = (Budget::default(), Spent::nothing(Instant::now()));
         let (running, commands_max, counted, shell) = (0, 1, false, InShell::None);
         let entry = Entry {
@@ -108,6 +111,7 @@ impl Desk {
             client,
             limits,
             place,
+            clean_at_end,
             claim,
             state,
             running,
@@ -124,7 +128,18 @@ impl Desk {
 
     fn opening(&self, session: SessionId, request: Option<RequestId>, spec: OpenSession) -> Opening {
         let entry = &self.sessions[&session];
-        Opening { request, client: entry.client.clone(), limits: entry.limits, place: entry.place, spec }
+        let (client, limits, place, clean_at_end) =
+            (entry.client.clone(), entry.limits, entry.place, entry.clean_at_end);
+        Opening { request, client, limits, place, clean_at_end, spec }
+    }
+
+    /// All uids of the pool that are not in use have something of a session left.
+    fn no_uid(&self) -> Fault {
+        let mut fault = Fault::capacity("sessions", self.config.sessions.max_sessions, self.slots.sessions());
+        let aside = self.leftovers.set_aside();
+        fault.message =
+            format!("no uid is left for a session: {aside} are set aside, for something of their last sessions is left");
+        fault
     }
 
     /// Runs a command at once, lets it wait for a slot, or refuses it.
@@ -177,7 +192,7 @@ impl Desk {
     /// The session of a command that will not start, if it was its own; no worker knows of it.
     pub(super) fn unclaim_ephemeral(&mut self, session: SessionId) {
         if self.sessions.get(&session).is_some_and(|entry| entry.state == EntryState::Ephemeral) {
-            self.session_gone(session, false);
+            self.session_gone(session, false, Left::nothing());
         }
     }
 
@@ -220,12 +235,11 @@ impl Desk {
         self.slots.claim_command();
         self.last_exec += 1;
         let exec = ExecId(self.last_exec);
-        let (mut alone, mut own) = (true, false);
+        let mut own = false;
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.commands_max = entry.commands_max(&self.config);
             entry.running += 1;
             own = entry.state == EntryState::Ephemeral;
-            alone = own || entry.commands_max == 1;
             if entry.is_for_shell(run.is_line()) {
                 entry.shell = InShell::Runs(exec);
             }
@@ -234,7 +248,7 @@ impl Desk {
         self.commands.insert(exec, Slot { session, claim });
         let id = run.stream.then(|| id.unwrap_or_else(|| Box::from("null")));
         let asked_at = Instant::now();
-        let running = Running { ephemeral, limits, alone, spec: *run, id, asked_at, buffers };
+        let running = Running { ephemeral, limits, spec: *run, id, asked_at, buffers };
         self.tell_worker(worker, ToWorker::Run { request, exec, session, running: Box::new(running) });
         Ok(Work::Command { exec, worker })
     }
@@ -264,10 +278,11 @@ impl Desk {
     }
 
     /// A session is no more; the connection that owned it, if one did.
-    pub fn session_gone(&mut self, session: SessionId, idle: bool) -> Option<Token> {
+    pub fn session_gone(&mut self, session: SessionId, idle: bool, left: Left) -> Option<Token> {
         let entry = self.sessions.remove(&session)?;
         self.execs.session_gone(session);
-        self.slots.release_session(entry.place);
+        self.slots.release_session();
+        self.take_leftovers(session, entry.place, left);
         self.ledger.release(entry.claim);
         if entry.counted {
             self.tally.sessions_closed += 1;

@@ -17,7 +17,9 @@ pub(super) struct Entry {
     pub worker: usize,
     pub client: ClientName,
     pub limits: Limits,
+    /// The number of its uid, where they come from a pool.
     pub place: u32,
+    pub clean_at_end: bool,
     pub claim: Claim,
     pub state: EntryState,
     pub running: u64,

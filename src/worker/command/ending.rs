@@ -78,18 +78,11 @@ impl Command {
                 // Its start may hang before the exec: cancel what has not begun, kill what has.
                 self.verdict.get_or_insert(verdict);
                 self.ticket.cancelled.store(true, Ordering::Release);
-                self.kill_unexeced();
+                self.ticket.report.kill();
             }
             Phase::Killed | Phase::Ended => return,
         }
         self.give_up_after(now, tools);
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "its starter stands still until the exec: the pid is pinned")]
-    pub(super) fn kill_unexeced(&self) {
-        if let Some(pid) = self.ticket.report.pid() {
-            let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-        }
     }
 
     pub(super) fn give_up_after(&mut self, now: Instant, tools: &mut Tools) {
@@ -112,7 +105,7 @@ impl Command {
         let drain = Duration::from_millis(tools.setup.config.commands.drain_ms);
         self.remind(now + drain, Due::Drained, tools);
         self.give_up_after(now, tools);
-        if (self.hosts && !self.sweeps) || tools.relief.errands.no_orphans() {
+        if (self.hosts && !self.sweeps) || tools.living().has_no_strays(self.session) {
             self.tree_is_gone(tools);
         } else {
             self.sweep(tools);
@@ -146,6 +139,7 @@ impl Command {
         self.sweeping = false;
         match swept {
             Swept::Proven => self.tree_is_gone(tools),
+            Swept::NotLooked => self.remind(now + SECOND_SCAN, Due::Sweep, tools),
             Swept::NoneSeen => match self.none_seen_at {
                 Some(before) if now >= before + SECOND_SCAN => self.tree_is_gone(tools),
                 Some(before) => self.remind(before + SECOND_SCAN, Due::Sweep, tools),
@@ -193,8 +187,6 @@ impl Command {
             return self.next();
         }
         self.given_up = true;
-        // From now on other commands may run under the uid.
-        self.marks.uid = None;
         log::warn!(
             "session={} exec={} pid={:?} outlives SIGKILL; its slot stays taken",
             self.session,

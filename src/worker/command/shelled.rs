@@ -124,7 +124,8 @@ impl Command {
         running: Running,
         tools: &mut Tools,
     ) -> Result<Command, Fault> {
-        let (mut command, _) = Command::make(request, exec, session, marks, running, tools)?;
+        let (command, _) = Command::make(request, exec, session, marks, running, tools)?;
+        let mut command = command.alive(tools);
         command.shelled = Some(Box::new(Shelled {
             shell: None,
             base: (0, 0),
@@ -157,7 +158,7 @@ impl Command {
     ) -> Option<Command> {
         let mut command = Command::hosting(exec, session, marks, running, tools)?;
         let wiring = Wiring { stdin: true, merge_stderr: true, terminal: None, mute: true };
-        tools.starts.push_back(Start { exec, plan: Box::new(plan), wiring, ticket: command.ticket.clone() });
+        tools.starts.push_back(Start { exec, session, plan: Box::new(plan), wiring, ticket: command.ticket.clone() });
         command.timeout = HELLO;
         command.remind(Instant::now() + HELLO, Due::Timeout, tools);
         Some(command)
@@ -269,7 +270,7 @@ impl Command {
                 }
             }
         }
-        if self.verdict.is_some() && !tools.relief.errands.no_orphans() {
+        if self.verdict.is_some() && !tools.living().has_no_strays(self.session) {
             self.give_up_after(now, tools);
             self.sweep(tools);
         } else {

@@ -38,7 +38,9 @@ impl Worker {
         (cpu_of_budget, until): (bool, Option<Instant>),
     ) {
         let mark = self.tools.setup.unique(exec);
-        let Some(shell) = self.shell(id) else { return };
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let marks = Marks { in_shell: true, ..session.marks(format!("COFFERDAM_EXEC={mark}")) };
+        let Some(shell) = session.shell.as_deref() else { return };
         if shell.asked.is_some() || matches!(shell.stand, Stand::Runs(_)) {
             return self.refuse(request, exec, id, Fault::session_busy(id, 1, 1), false);
         }
@@ -55,8 +57,6 @@ impl Worker {
             merge_stderr: running.spec.merge_stderr,
             probed: false,
         };
-        let marks =
-            Marks { environ: format!("COFFERDAM_EXEC={mark}").into_bytes(), in_shell: true, ..Marks::default() };
         match Command::in_shell(request, exec, id, marks, running, &mut self.tools) {
             Ok(mut command) => {
                 command.bound(cpu_of_budget, until, &mut self.tools);

@@ -1,0 +1,116 @@
+//! The uids of a pool: which one is the next session's. Pure; each is known by its number, from 0.
+//!
+//! The one that was unused for longest is given out, so that each rests as long as the pool allows. One comes round only
+//! when what its last session has left is gone: it *rests* until somebody has looked, and is *set aside* where something
+//! could not be removed, until that is gone as well.
+
+use std::collections::{HashSet, VecDeque};
+
+/// The uids of a pool.
+#[derive(Debug)]
+pub struct Uids {
+    /// As many as there are.
+    count: u32,
+    /// Those from here on were never given out.
+    unused_from: u32,
+    /// Clean, the one that was unused for longest first.
+    clean: VecDeque<u32>,
+    /// To be cleaned, the one that rests for longest first.
+    resting: VecDeque<u32>,
+    aside: HashSet<u32>,
+}
+
+/// What became of a uid when its session was gone, or when it was cleaned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Clean,
+    Rests,
+    SetAside,
+}
+
+impl Uids {
+    pub fn new(count: u32) -> Uids {
+        let none = VecDeque::new;
+        Uids { count, unused_from: 0, clean: none(), resting: none(), aside: HashSet::new() }
+    }
+
+    /// Uids that can be given out now.
+    pub fn free(&self) -> u64 {
+        u64::from(self.count - self.unused_from) + self.clean.len() as u64
+    }
+
+    pub fn set_aside(&self) -> u64 {
+        self.aside.len() as u64
+    }
+
+    pub fn claim(&mut self) -> Option<u32> {
+        if self.unused_from < self.count {
+            self.unused_from += 1;
+            return Some(self.unused_from - 1);
+        }
+        self.clean.pop_front()
+    }
+
+    /// Takes back what was given out, or what was to be cleaned.
+    pub fn release(&mut self, uid: u32, fate: Fate) {
+        debug_assert!(!self.clean.contains(&uid) && !self.resting.contains(&uid), "a uid is given back once");
+        self.aside.remove(&uid);
+        match fate {
+            Fate::Clean => self.clean.push_back(uid),
+            Fate::Rests => self.resting.push_back(uid),
+            Fate::SetAside => drop(self.aside.insert(uid)),
+        }
+    }
+
+    /// Whether some are to be cleaned.
+    pub fn rest(&self) -> bool {
+        !self.resting.is_empty()
+    }
+
+    /// Takes those that are to be cleaned, so many at most; each comes back by `release`. `aside`: also those whose
+    /// cleaning has failed before.
+    pub fn to_clean(&mut self, most: usize, aside: bool) -> Vec<u32> {
+        let mut uids: Vec<u32> = self.resting.drain(..self.resting.len().min(most)).collect();
+        if aside {
+            uids.extend(self.aside.iter().take(most - uids.len()));
+        }
+        uids
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inv9_each_uid_is_given_out_in_turn_through_the_whole_pool() {
+        let mut uids = Uids::new(4);
+        for round in 0..3 {
+            for expected in 0..4 {
+                assert_eq!(uids.claim(), Some(expected), "round {round}");
+                uids.release(expected, Fate::Clean);
+            }
+        }
+        let all: Vec<_> = (0..5).map(|_| uids.claim()).collect();
+        assert_eq!(all, [Some(0), Some(1), Some(2), Some(3), None]);
+        assert_eq!(uids.free(), 0);
+    }
+
+    #[test]
+    fn one_comes_round_only_when_it_is_clean() {
+        let mut uids = Uids::new(2);
+        let (one, two) = (uids.claim().unwrap(), uids.claim().unwrap());
+        uids.release(one, Fate::Rests);
+        uids.release(two, Fate::SetAside);
+        assert_eq!((uids.claim(), uids.free(), uids.set_aside(), uids.rest()), (None, 0, 1, true));
+        assert_eq!(uids.to_clean(8, false), [one]);
+        assert!(!uids.rest() && uids.to_clean(8, false).is_empty());
+        uids.release(one, Fate::Clean);
+        // What is set aside stays so while it is tried again.
+        assert_eq!((uids.to_clean(8, true), uids.set_aside()), (vec![two], 1));
+        uids.release(two, Fate::SetAside);
+        assert_eq!((uids.claim(), uids.claim()), (Some(one), None));
+        uids.release(two, Fate::Clean);
+        assert_eq!((uids.claim(), uids.set_aside()), (Some(two), 0));
+    }
+}

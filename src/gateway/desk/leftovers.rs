@@ -1,0 +1,146 @@
+//! What sessions have left when they were gone: cleaned up in the background, so that uids come round, and disks and
+//! memory are given back.
+
+use std::time::{Duration, Instant};
+
+use super::Desk;
+use crate::admission::uids::{Fate, Uids};
+use crate::ids::SessionId;
+use crate::message::{Left, UidFate};
+use crate::process::errands::Errand;
+use crate::process::residue::Cleaned;
+use crate::process::workspace::Workspaces;
+
+/// A pass looks through folders that may be large, so many sessions share one.
+const PASS_EVERY: Duration = Duration::from_secs(1);
+/// What could not be removed is tried again so often.
+const RETRY_EVERY: Duration = Duration::from_secs(10);
+/// Uids in one pass.
+const UIDS_A_PASS: usize = 4096;
+/// Sessions whose workspaces are remembered to be removed; what is beyond goes at the next start.
+const SESSIONS_MAX: usize = 4096;
+
+/// The uids of the pool, and what is to be cleaned up.
+#[derive(Debug)]
+pub(super) struct Leftovers {
+    /// None: sessions have no uids of their own.
+    uids: Option<Uids>,
+    workspaces: std::sync::Arc<Workspaces>,
+    /// Sessions whose workspaces could not be removed.
+    sessions: Vec<SessionId>,
+    /// A pass is under way.
+    cleaning: bool,
+    next_pass: Option<Instant>,
+    next_retry: Option<Instant>,
+}
+
+impl Leftovers {
+    pub fn new(uids: Option<u32>, workspaces: std::sync::Arc<Workspaces>) -> Leftovers {
+        Leftovers {
+            uids: uids.map(Uids::new),
+            workspaces,
+            sessions: Vec::new(),
+            cleaning: false,
+            next_pass: None,
+            next_retry: None,
+        }
+    }
+
+    /// The number of a session's uid, and whether it must be clean when the session is gone: as long as there are no
+    /// fewer clean uids than sessions may be open, cleaning can wait. None: no uid is left.
+    pub fn claim_uid(&mut self, sessions_max: u64) -> Option<(u32, bool)> {
+        let Some(uids) = &mut self.uids else { return Some((0, false)) };
+        let uid = uids.claim()?;
+        Some((uid, uids.free() < sessions_max))
+    }
+
+    /// Uids that are out of use, for something of a session is left.
+    pub fn set_aside(&self) -> u64 {
+        self.uids.as_ref().map_or(0, Uids::set_aside)
+    }
+
+    /// When something is due here.
+    pub fn due(&self) -> Option<Instant> {
+        let waits = [self.next_pass, self.next_retry].into_iter().flatten().min();
+        waits.filter(|_| !self.cleaning)
+    }
+
+    /// Takes back the uid of a session that is gone.
+    fn take(&mut self, session: SessionId, uid: u32, left: Left, now: Instant) {
+        if left.workspace && self.sessions.len() < SESSIONS_MAX {
+            self.sessions.push(session);
+        }
+        if let Some(uids) = &mut self.uids {
+            // Whoever gets the uid next is not to find a file of ours.
+            let fate = match left.uid {
+                _ if left.workspace => Fate::SetAside,
+                UidFate::Clean => Fate::Clean,
+                UidFate::Rests => Fate::Rests,
+                UidFate::SetAside => Fate::SetAside,
+            };
+            uids.release(uid, fate);
+        }
+        self.plan(now);
+    }
+
+    fn plan(&mut self, now: Instant) {
+        if self.uids.as_ref().is_some_and(Uids::rest) {
+            self.next_pass.get_or_insert(now + PASS_EVERY);
+        }
+        if self.set_aside() > 0 || !self.sessions.is_empty() {
+            self.next_retry.get_or_insert(now + RETRY_EVERY);
+        }
+    }
+}
+
+impl Desk {
+    /// A session's uid and workspace are given back, as far as they are free.
+    pub(super) fn take_leftovers(&mut self, session: SessionId, uid: u32, left: Left) {
+        self.leftovers.take(session, uid, left, self.turn_began);
+    }
+
+    /// Has done what is due.
+    pub fn clean_up(&mut self, now: Instant) {
+        if self.leftovers.due().is_none_or(|due| due > now) {
+            return;
+        }
+        let retry = self.leftovers.next_retry.take_if(|at| *at <= now).is_some();
+        let base = self.uid_base;
+        let leftovers = &mut self.leftovers;
+        leftovers.next_pass = None;
+        let numbers = leftovers.uids.as_mut().map(|uids| uids.to_clean(UIDS_A_PASS, retry)).unwrap_or_default();
+        let sessions = if retry { std::mem::take(&mut leftovers.sessions) } else { Vec::new() };
+        leftovers.cleaning = true;
+        let errand = Errand::CleanUp {
+            uids: numbers.into_iter().map(|number| base + number).collect(),
+            sessions,
+            workspaces: leftovers.workspaces.clone(),
+            gateway: self.own.clone(),
+        };
+        self.errand(errand);
+    }
+
+    /// A pass is over.
+    pub fn cleaned_up(&mut self, cleaned: &Cleaned, sessions: Vec<SessionId>) {
+        let (base, now) = (self.uid_base, self.turn_began);
+        let leftovers = &mut self.leftovers;
+        leftovers.cleaning = false;
+        leftovers.sessions.extend(sessions);
+        if let Some(uids) = &mut leftovers.uids {
+            let before = uids.set_aside();
+            for (uid, left) in &cleaned.tried {
+                if let Some(left) = left {
+                    log::debug!("uid={uid} is not given out: {left}");
+                }
+                uids.release(uid - base, if left.is_some() { Fate::SetAside } else { Fate::Clean });
+            }
+            if uids.set_aside() > before
+                && let Some((uid, Some(left))) = cleaned.tried.iter().find(|(_, left)| left.is_some())
+            {
+                log::warn!("{} uids are set aside, for something of their sessions is left (uid {uid}: {left})", uids.set_aside());
+            }
+        }
+        leftovers.plan(now);
+        self.tally.uids_set_aside = self.leftovers.set_aside();
+    }
+}
