@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::fcntl::OFlag;
+use nix::sys::signal::SigSet;
 use nix::unistd::pipe2;
 
 use super::proc::Adopted;
@@ -152,6 +153,8 @@ impl Errands {
 
 impl Shared {
     fn run(self: Arc<Self>) {
+        // Its children share our memory until they end, and must run no handler of ours.
+        let _ = SigSet::all().thread_block();
         let mut stack = None;
         // The other end lives as long as any worker: its end is the runtime's.
         while matches!((&self.tokens).read(&mut [0]), Ok(1)) {
@@ -181,7 +184,9 @@ impl Shared {
             Task::Probe { session, plan } => {
                 let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None, mute: false };
                 let stack = stack.get_or_insert_with(Stack::new);
-                let probed = self.spawner.spawn(*plan, wiring, &Ticket::default(), stack);
+                let ticket = Ticket::default();
+                let probed = self.spawner.spawn(*plan, wiring, &ticket, stack);
+                ticket.report.forget();
                 ToWorker::Probed { session, probed: probed.and_then(reap_trial) }
             }
             Task::Sweep { exec, marks } => ToWorker::Swept { exec, swept: tree::sweep(&marks, &self.adopted) },

@@ -5,6 +5,7 @@ pub mod errands;
 pub mod fifos;
 pub mod identity;
 pub mod launch;
+pub mod pool;
 pub mod proc;
 pub mod spawn;
 pub mod tree;

@@ -95,10 +95,28 @@ pub fn ticks_a_second() -> u64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().map_or(100, |ticks| ticks as u64)
 }
 
-/// The real uid of a process.
+/// The effective uid of a process; root's where it is not dumpable.
 pub fn uid(pid: i32) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata(format!("/proc/{pid}")).ok().map(|facts| facts.uid())
+}
+
+/// The real and the effective uid of a process.
+pub fn uids(pid: i32) -> Option<(u32, u32)> {
+    let mut buffer = [0; STATUS_BYTES];
+    let text = String::from_utf8_lossy(read(&format!("/proc/{pid}/status"), &mut buffer)?).into_owned();
+    let mut uids = text.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace();
+    Some((uids.next()?.parse().ok()?, uids.next()?.parse().ok()?))
+}
+
+/// The uids stand among the first lines of a process's status.
+const STATUS_BYTES: usize = 1024;
+
+/// The name of the program that a process runs, as the kernel keeps it; none: it is gone.
+pub fn name(pid: i32) -> String {
+    let mut buffer = [0; 64];
+    let name = read(&format!("/proc/{pid}/comm"), &mut buffer).unwrap_or_default();
+    String::from_utf8_lossy(name).trim_end().to_owned()
 }
 
 /// Bytes of an environment that are looked at: ours stands first, as it was put there first.

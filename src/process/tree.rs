@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::proc::{self, Adopted, Environ, Stat};
-use crate::sys::clone::kill_all_of;
+use crate::sys::clone::{Identity, Report, kill_all_of};
 use crate::sys::process::{pidfd_open, pidfd_signal_by_number};
 
 /// By what a process is known to belong to a command.
@@ -21,8 +21,8 @@ pub struct Marks {
     pub leader: i32,
     /// `COFFERDAM_EXEC=…` as it stood in its first environment.
     pub environ: Vec<u8>,
-    /// A uid that no other command runs under now.
-    pub uid: Option<u32>,
+    /// An identity whose uid no other command runs under now.
+    pub identity: Option<Identity>,
     /// What earlier sweeps have killed: dead, it shows no other mark.
     pub killed: Vec<Named>,
     /// The main process is a shell that others use too: its session and group say nothing.
@@ -43,7 +43,7 @@ impl Marks {
         let in_group = !self.in_shell && (stat.session == self.leader || stat.group == self.leader);
         let marked = in_group
             || self.killed.contains(&(stat.pid, stat.started))
-            || (self.uid.is_some() && proc::uid(stat.pid) == self.uid);
+            || self.uid().is_some_and(|uid| proc::uid(stat.pid) == Some(uid));
         if marked {
             return Whose::Own;
         }
@@ -63,6 +63,10 @@ impl Marks {
         &self.environ[..end.map_or(0, |end| end + 1)]
     }
 
+    fn uid(&self) -> Option<u32> {
+        self.identity.map(|identity| identity.uid)
+    }
+
     fn own(&self, stat: &Stat) -> bool {
         self.whose(stat) == Whose::Own
     }
@@ -71,7 +75,7 @@ impl Marks {
     pub fn claim(&self, orphan: &Orphan) -> bool {
         let Orphan { stat, uid, marks } = orphan;
         let by_number = self.leader != 0 && (stat.session == self.leader || stat.group == self.leader);
-        let by_uid = self.uid.is_some() && *uid == self.uid;
+        let by_uid = self.uid().is_some_and(|own| *uid == Some(own));
         by_number || by_uid || marks.contains(&self.environ)
     }
 }
@@ -181,9 +185,9 @@ pub fn sweep(marks: &Marks, adopted: &Adopted) -> Swept {
     }
     let tree = with_descendants(orphans, &[]);
     let alive: Vec<&Stat> = tree.iter().filter(|stat| stat.is_alive()).collect();
-    if let (Some(uid), false) = (marks.uid, alive.is_empty()) {
+    if let (Some(identity), false) = (marks.identity, alive.is_empty()) {
         // One call that nothing can outrun, where the uid is this command's alone.
-        kill_all_of(uid);
+        kill_all_of(identity, &Report::default());
     }
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for stat in &alive {

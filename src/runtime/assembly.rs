@@ -22,8 +22,9 @@ use crate::gateway::{self, Desk, Gateway, Listeners, Quotas};
 use crate::mailbox::{Mailbox, mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errands;
-use crate::process::identity::{BaseEnvironment, Policy, UidRange};
+use crate::process::identity::{BaseEnvironment, Policy};
 use crate::process::launch::{Common, HardLimits, NprocRule};
+use crate::process::pool::{self, UidRange};
 use crate::process::spawn::Spawner;
 use crate::process::workspace::Workspaces;
 use crate::protocol::encode::Object;
@@ -87,11 +88,12 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     // Before any thread: it changes the umask for a moment.
     let listeners = Listeners::open(&config, gateway_poll.registry()).map_err(StartError::Listen)?;
     let address = listeners.tcp_address();
-    let policy = Policy::of_config(&config.children).map_err(StartError::Config)?;
+    let policy = Policy::of_config(&config, &Host::probe()).map_err(StartError::Config)?;
     let uids = match policy {
-        Policy::Pool { base } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
+        Policy::Pool { base, .. } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
         Policy::Same | Policy::As { .. } => None,
     };
+    pool::refuse_neutral_processes(&policy).map_err(StartError::Config)?;
     let signals = options.signals.then(|| Signals::install(options.hangup_stops)).transpose();
     let signals = system("listen to signals", signals)?;
     let guard = options.signals.then(getppid);

@@ -56,7 +56,7 @@ impl Worker {
         let marks = Marks {
             leader: 0,
             environ: format!("COFFERDAM_EXEC={}", setup.unique(exec)).into_bytes(),
-            uid: session.identity.filter(|_| alone).map(|identity| identity.uid),
+            identity: session.identity.filter(|_| alone),
             ..Marks::default()
         };
         match Command::start(request, exec, id, plan, marks, running, &mut self.tools) {

@@ -76,7 +76,8 @@ impl Session {
         let workspace = workspace.map(|path| path.to_string_lossy().into_owned());
         let cwd = launch::directory(workspace.as_deref().unwrap_or_default(), spec.cwd.as_deref());
         let now = Instant::now();
-        let uid = setup.policy.of_session(place).filter(|_| setup.policy.is_pool()).map(|identity| identity.uid);
+        let identity = setup.policy.of_session(place);
+        let own_uid = identity.filter(|_| setup.policy.is_pool());
         Session {
             id,
             client,
@@ -85,7 +86,7 @@ impl Session {
             ephemeral: request.is_none(),
             close_when_idle: request.is_none(),
             limits,
-            identity: setup.policy.of_session(place),
+            identity,
             home: cwd.clone(),
             workspace,
             cwd,
@@ -94,7 +95,7 @@ impl Session {
                 .map_or(Duration::from_secs_f64(setup.config.sessions.max_idle_sec), Duration::from_millis),
             farewell: Vec::new(),
             running: Vec::new(),
-            shell: spec.shell.map(|path| Box::new(Shell::new(path, &setup.unique(id), uid))),
+            shell: spec.shell.map(|path| Box::new(Shell::new(path, &setup.unique(id), own_uid))),
             expected: 0,
             name: spec.name,
             env: spec.env,

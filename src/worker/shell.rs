@@ -39,7 +39,7 @@ use crate::process::proc::Gauge;
 use crate::process::spawn::{SpawnFault, Started};
 use crate::process::tree::{Marks, Orphan};
 use crate::protocol::request::{Program, Run};
-use crate::sys::clone::Stage;
+use crate::sys::clone::{Identity, Stage};
 use crate::sys::wait::{Exit, Rusage};
 
 /// Numbers of shells' processes, far above those of commands.
@@ -97,11 +97,11 @@ pub struct Shell {
 }
 
 impl Shell {
-    pub fn new(path: Box<str>, mark: &str, uid: Option<u32>) -> Shell {
+    pub fn new(path: Box<str>, mark: &str, identity: Option<Identity>) -> Shell {
         let environ = format!("COFFERDAM_SESSION={mark}").into_bytes();
         Shell {
             path,
-            marks: Marks { environ, uid, ..Marks::default() },
+            marks: Marks { environ, identity, ..Marks::default() },
             stand: Stand::Off,
             host: None,
             process: None,

@@ -78,18 +78,11 @@ impl Command {
                 // Its start may hang before the exec: cancel what has not begun, kill what has.
                 self.verdict.get_or_insert(verdict);
                 self.ticket.cancelled.store(true, Ordering::Release);
-                self.kill_unexeced();
+                self.ticket.report.kill();
             }
             Phase::Killed | Phase::Ended => return,
         }
         self.give_up_after(now, tools);
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "its starter stands still until the exec: the pid is pinned")]
-    pub(super) fn kill_unexeced(&self) {
-        if let Some(pid) = self.ticket.report.pid() {
-            let _ = nix::sys::signal::kill(pid, Signal::SIGKILL);
-        }
     }
 
     pub(super) fn give_up_after(&mut self, now: Instant, tools: &mut Tools) {
@@ -194,7 +187,7 @@ impl Command {
         }
         self.given_up = true;
         // From now on other commands may run under the uid.
-        self.marks.uid = None;
+        self.marks.identity = None;
         log::warn!(
             "session={} exec={} pid={:?} outlives SIGKILL; its slot stays taken",
             self.session,
