@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::SigSet;
 use nix::unistd::pipe2;
 
 use super::census::{Census, Counted, Ground};
@@ -373,6 +374,8 @@ impl Shared {
     }
 
     fn run(self: Arc<Self>) {
+        // Its children share our memory until they end, and must run no handler of ours.
+        let _ = SigSet::all().thread_block();
         let mut stack = None;
         let mut token = [ERRAND];
         // The other end lives as long as any worker: its end is the runtime's.
@@ -420,7 +423,10 @@ impl Shared {
     }
 
     fn done(&self, errand: Errand, helper: &Arc<Ticket>, stack: &mut Option<Stack>) -> Done {
-        let kill_all = |identity| drop(kill_all_of(identity, &helper.report));
+        // Whether it has done its work shows in the next look.
+        let kill_all = |identity| {
+            let _ = kill_all_of(identity, &helper.report);
+        };
         match errand {
             Errand::Census { reaper } => {
                 // One that was given up may hang still.
@@ -450,12 +456,16 @@ impl Shared {
 
     fn done_for_worker(&self, task: Task, helper: &Arc<Ticket>, stack: &mut Option<Stack>) -> ToWorker {
         let living = &*self.living;
-        let kill_all = |identity| drop(kill_all_of(identity, &helper.report));
+        // Whether it has done its work shows in the next look.
+        let kill_all = |identity| {
+            let _ = kill_all_of(identity, &helper.report);
+        };
         match task {
             Task::Probe { session, plan } => {
                 let wiring = Wiring { stdin: false, merge_stderr: true, terminal: None, mute: true };
                 let stack = stack.get_or_insert_with(Stack::new);
                 let probed = self.spawner.spawn(*plan, wiring, helper, stack);
+                helper.report.forget();
                 ToWorker::Probed { session, probed: probed.and_then(reap_trial) }
             }
             Task::Sweep { exec, marks } => ToWorker::Swept { exec, swept: tree::sweep(&marks, living, kill_all) },

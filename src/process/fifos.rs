@@ -71,7 +71,7 @@ impl Fifos {
         if fstat(&end)?.st_mode & libc::S_IFMT != libc::S_IFIFO {
             return Err(Errno::ENXIO);
         }
-        if let Some(Identity { uid, gid }) = self.identity {
+        if let Some(Identity { uid, gid, .. }) = self.identity {
             fchown(&end, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
         let path = self.path.join(&name).to_string_lossy().into_owned();

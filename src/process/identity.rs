@@ -1,14 +1,11 @@
 //! Who a command is: its environment, and the uid that it runs under. Pure, after one look at our own at the start.
 
 use std::os::unix::ffi::OsStringExt;
-use std::time::{Duration, Instant};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::libc;
-use nix::poll::{PollTimeout, poll};
 use nix::unistd::{Uid, User};
 
-use crate::config::{Children, RunAs};
+use crate::config::{Children, Config, RunAs};
+use crate::enforcement::Host;
 use crate::sys::clone::Identity;
 
 /// What each command's environment starts from.
@@ -88,31 +85,78 @@ pub fn search_path(environment: &[Variable]) -> &[u8] {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Policy {
     Same,
-    As { name: String, identity: Identity },
-    Pool { base: u32 },
+    As {
+        name: String,
+        identity: Identity,
+    },
+    Pool {
+        base: u32,
+        /// Uids for sessions; all of the pool, unless half of it has to serve as the neutral ones.
+        count: u32,
+        /// The first of as many neutral uids: see [`Identity::neutral`].
+        neutrals: u32,
+    },
 }
 
+/// Neutral uids lie this far above those that they stand for. Nobody gives out uids of the upper half of the numbers:
+/// many programs take them for negative ones.
+const UPPER_HALF: u32 = 1 << 31;
+
 impl Policy {
-    pub fn of_config(children: &Children) -> Result<Policy, String> {
+    pub fn of_config(config: &Config, host: &Host) -> Result<Policy, String> {
         let root = Uid::effective().is_root();
-        let pool = Policy::Pool { base: children.uid_base };
-        match &children.run_as {
+        match &config.children.run_as {
             RunAs::Same => Ok(Policy::Same),
-            RunAs::Auto if root => Ok(pool),
-            RunAs::Auto => Ok(Policy::Same),
-            RunAs::Pool if root => Ok(pool),
-            RunAs::Pool => Err("children.run_as: \"pool\" needs a daemon that is started as root".into()),
+            RunAs::Auto if !root => Ok(Policy::Same),
+            RunAs::Auto | RunAs::Pool if root => Policy::pool(config, host),
+            RunAs::Auto | RunAs::Pool => Err("children.run_as: \"pool\" needs a daemon that is started as root".into()),
             RunAs::User(name) => {
                 let user = User::from_name(name).ok().flatten();
                 let user = user.ok_or_else(|| format!("children.run_as: there is no user \"{name}\" on this host"))?;
-                let identity = Identity { uid: user.uid.as_raw(), gid: user.gid.as_raw() };
                 match () {
                     () if user.uid == Uid::effective() => Ok(Policy::Same),
-                    () if root => Ok(Policy::As { name: user.name, identity }),
+                    () if root => Policy::user(user, &config.children, host),
                     () => Err(format!("children.run_as: \"{name}\" needs a daemon that is started as root")),
                 }
             }
         }
+    }
+
+    fn pool(config: &Config, host: &Host) -> Result<Policy, String> {
+        let (base, uid_count) = (config.children.uid_base, config.children.uid_count);
+        if let Some(neutrals) = mirrored(base, uid_count, host) {
+            return Ok(Policy::Pool { base, count: uid_count, neutrals });
+        }
+        let (count, sessions) = (uid_count / 2, config.sessions.max_sessions);
+        if u64::from(count) < sessions {
+            return Err(format!(
+                "children.uid_count: {uid_count} is less than two uids for each of sessions.max_sessions ({sessions}): \
+                 {}, so half of the pool is kept for what the daemon does as a session's uid; needed are at least {}",
+                unmirrored(base, host),
+                sessions.saturating_mul(2)
+            ));
+        }
+        Ok(Policy::Pool { base, count, neutrals: base + count })
+    }
+
+    fn user(user: User, children: &Children, host: &Host) -> Result<Policy, String> {
+        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+        let last_of_pool = children.uid_base.saturating_add(children.uid_count.saturating_sub(1));
+        let last_of_host =
+            host.uid_map.iter().map(|&(first, count)| first.saturating_add(count.saturating_sub(1))).max();
+        let spare = [Some(last_of_pool), last_of_host].into_iter().flatten();
+        let spare = spare.filter(|spare| ![0, uid, u32::MAX].contains(spare) && host.maps(*spare, 1));
+        let neutral = mirrored(uid, 1, host).or_else(|| spare.into_iter().next()).ok_or_else(|| {
+            format!(
+                "children.uid_base: {} with uid_count {}: {}, so a child that is being started as {} needs a uid of \
+                 its own from the pool, and the last of it is not in /proc/self/uid_map either",
+                children.uid_base,
+                children.uid_count,
+                unmirrored(uid, host),
+                user.name
+            )
+        })?;
+        Ok(Policy::As { name: user.name, identity: Identity { uid, gid, neutral } })
     }
 
     /// The identity of a session that holds the given place among all that can be open; none: our own.
@@ -120,7 +164,9 @@ impl Policy {
         match self {
             Policy::Same => None,
             Policy::As { identity, .. } => Some(*identity),
-            Policy::Pool { base } => Some(Identity { uid: base + place, gid: base + place }),
+            Policy::Pool { base, neutrals, .. } => {
+                Some(Identity { uid: base + place, gid: base + place, neutral: neutrals + place })
+            }
         }
     }
 
@@ -128,49 +174,59 @@ impl Policy {
     pub fn is_pool(&self) -> bool {
         matches!(self, Policy::Pool { .. })
     }
+
+    /// The uids of sessions, as first and count, where each has its own.
+    pub fn pool_range(&self) -> Option<(u32, u32)> {
+        match self {
+            Policy::Pool { base, count, .. } => Some((*base, *count)),
+            Policy::Same | Policy::As { .. } => None,
+        }
+    }
+
+    /// The identity with this uid, where it is one of the pool.
+    pub fn of_pool(&self, uid: u32) -> Option<Identity> {
+        let (base, count) = self.pool_range()?;
+        self.of_session(uid.checked_sub(base).filter(|place| *place < count)?)
+    }
+
+    /// The most sessions that there can be, where a uid is one session's alone.
+    pub fn sessions_max(&self) -> u64 {
+        match self {
+            Policy::Pool { count, .. } => (*count).into(),
+            Policy::Same | Policy::As { .. } => u64::MAX,
+        }
+    }
+
+    /// The neutral uids, as first and count.
+    pub fn neutrals(&self) -> Option<(u32, u32)> {
+        match self {
+            Policy::Same => None,
+            Policy::As { identity, .. } => Some((identity.neutral, 1)),
+            Policy::Pool { count, neutrals, .. } => Some((*neutrals, *count)),
+        }
+    }
+
+    /// Whether a process with these ids is one of a daemon that acts as a command's uid.
+    pub fn acts(&self, real: u32, effective: u32) -> bool {
+        self.neutrals().is_some_and(|(first, count)| {
+            let place = real.wrapping_sub(first);
+            place < count && self.of_session(place).is_some_and(|identity| identity.uid == effective)
+        })
+    }
 }
 
-/// The uids of a pool, locked: another daemon's range on this host cannot overlap it. A file lock per byte, a byte per
-/// uid; the kernel gives it back whenever and however this process ends.
-#[derive(Debug)]
-pub struct UidRange {
-    _lock: std::fs::File,
+/// The first of the uids in the upper half that stand for these, if they exist here.
+fn mirrored(first: u32, count: u32, host: &Host) -> Option<u32> {
+    // The very last number is "no uid" to the kernel.
+    let below = u64::from(first) + u64::from(count) < u64::from(UPPER_HALF);
+    (below && host.maps(first + UPPER_HALF, count)).then(|| first + UPPER_HALF)
 }
 
-/// One place for all daemons of a host that can switch uids.
-const UID_LOCKS: &str = "/run/cofferdam-uids.lock";
-
-/// A predecessor that was killed ends its commands before it gives its uids back: a restart waits for that.
-const PREDECESSOR: Duration = Duration::from_secs(3);
-const PREDECESSOR_LOOK_MS: u16 = 20;
-
-impl UidRange {
-    pub fn lock(base: u32, count: u32) -> Result<UidRange, String> {
-        let open = || {
-            use std::os::unix::fs::OpenOptionsExt;
-            std::fs::File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(UID_LOCKS)
-        };
-        let file = open().map_err(|error| format!("children.uid_base: cannot open {UID_LOCKS}: {error}"))?;
-        let range = libc::flock {
-            l_type: libc::F_WRLCK as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: base.into(),
-            l_len: count.into(),
-            l_pid: 0,
-        };
-        let deadline = Instant::now() + PREDECESSOR;
-        let mut locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
-        while locked.is_err() && Instant::now() < deadline {
-            let _ = poll(&mut [], PollTimeout::from(PREDECESSOR_LOOK_MS));
-            locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
-        }
-        match locked {
-            Ok(_) => Ok(UidRange { _lock: file }),
-            Err(errno) => Err(format!(
-                "children.uid_base: {base} with uid_count {count}: another daemon on this host has uids of that range \
-                 ({errno}); give this one a range of its own"
-            )),
-        }
+/// Why there is no such uid.
+fn unmirrored(first: u32, host: &Host) -> String {
+    match first.checked_add(UPPER_HALF) {
+        Some(above) if !host.maps(above, 1) => format!("uid {above} is not in /proc/self/uid_map"),
+        Some(_) | None => format!("the uids from {first} up reach into those from {UPPER_HALF} up"),
     }
 }
 
@@ -206,5 +262,57 @@ mod tests {
         assert_eq!(value("COFFERDAM_EXEC"), Some("e"));
         let bare = base().of_command(true, "/base", &[pair("A", "1")], &[], own);
         assert_eq!(bare.len(), 3);
+    }
+
+    /// A host whose user namespace has these uids, as first and count.
+    fn host(uid_map: &[(u32, u32)]) -> Host {
+        Host { uid_map: uid_map.to_vec(), ..Host::probe() }
+    }
+
+    fn config(uid_base: u32, uid_count: u32, max_sessions: u64) -> Config {
+        let mut config = Config::default();
+        (config.children.uid_base, config.children.uid_count) = (uid_base, uid_count);
+        config.sessions.max_sessions = max_sessions;
+        config
+    }
+
+    #[test]
+    fn inv14_each_uid_has_a_neutral_one_that_no_session_has() {
+        let policy = Policy::pool(&config(1000, 8, 8), &host(&[(0, u32::MAX)])).unwrap();
+        assert_eq!(policy, Policy::Pool { base: 1000, count: 8, neutrals: UPPER_HALF + 1000 });
+        let identity = policy.of_session(7).unwrap();
+        assert_eq!(identity, Identity { uid: 1007, gid: 1007, neutral: UPPER_HALF + 1007 });
+        assert_eq!(policy.neutrals(), Some((UPPER_HALF + 1000, 8)));
+        assert!(policy.acts(UPPER_HALF + 1007, 1007));
+        assert!(!policy.acts(UPPER_HALF + 1007, 1006) && !policy.acts(UPPER_HALF + 1008, 1008));
+        assert!(!policy.acts(UPPER_HALF + 1007, UPPER_HALF + 1007) && !policy.acts(1007, 1007));
+        // The last number is no uid.
+        let last = Policy::pool(&config(UPPER_HALF - 9, 8, 4), &host(&[(0, u32::MAX)])).unwrap();
+        assert_eq!(last.of_session(7).unwrap().neutral, u32::MAX - 1);
+    }
+
+    #[test]
+    fn inv18_half_of_a_pool_is_neutral_where_there_are_no_other_uids() {
+        for (base, map) in [(1000, (0, 65_536)), (UPPER_HALF + 5, (0, u32::MAX)), (UPPER_HALF - 8, (0, u32::MAX))] {
+            let policy = Policy::pool(&config(base, 16, 8), &host(&[map])).unwrap();
+            assert_eq!(policy, Policy::Pool { base, count: 8, neutrals: base + 8 });
+            assert_eq!(policy.sessions_max(), 8);
+            let refused = Policy::pool(&config(base, 15, 8), &host(&[map])).unwrap_err();
+            assert!(refused.starts_with("children.uid_count: 15 is less than two uids"), "{refused}");
+            assert!(refused.ends_with("needed are at least 16"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_users_neutral_uid_is_one_that_exists_here() {
+        let user = |uid| User { uid: Uid::from_raw(uid), ..User::from_uid(Uid::from_raw(0)).unwrap().unwrap() };
+        let neutral = |uid, map: &[(u32, u32)]| {
+            let policy = Policy::user(user(uid), &config(200, 10, 4).children, &host(map))?;
+            Ok::<u32, String>(policy.of_session(3).unwrap().neutral)
+        };
+        assert_eq!(neutral(1000, &[(0, u32::MAX)]), Ok(UPPER_HALF + 1000));
+        assert_eq!(neutral(1000, &[(0, 65_536)]), Ok(209));
+        assert_eq!(neutral(50, &[(0, 100)]), Ok(99));
+        assert_eq!(neutral(209, &[(209, 1)]).unwrap_err().split(':').next(), Some("children.uid_base"));
     }
 }

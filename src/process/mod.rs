@@ -7,6 +7,7 @@ pub mod fifos;
 pub mod identity;
 pub mod launch;
 pub mod living;
+pub mod pool;
 pub mod proc;
 pub mod residue;
 pub mod spawn;

@@ -104,15 +104,25 @@ pub fn uid(pid: i32) -> Option<u32> {
 /// Whether a process lives, and runs under this uid by its real one as well. A process of ours that acts under a uid for a
 /// moment has another real one.
 pub fn lives_as(pid: i32, uid: u32) -> bool {
-    self::uid(pid) == Some(uid) && stat(pid).is_some_and(|stat| stat.is_alive()) && real_uid(pid) == Some(uid)
+    self::uid(pid) == Some(uid) && stat(pid).is_some_and(|stat| stat.is_alive()) && uids(pid) == Some((uid, uid))
 }
 
-/// The real uid of a process.
-pub fn real_uid(pid: i32) -> Option<u32> {
-    let mut buffer = [0; STAT_BYTES];
-    let text = read(&format!("/proc/{pid}/status"), &mut buffer)?;
-    let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:\t"))?;
-    std::str::from_utf8(line.split(|byte| *byte == b'\t').next()?).ok()?.parse().ok()
+/// The real and the effective uid of a process.
+pub fn uids(pid: i32) -> Option<(u32, u32)> {
+    let mut buffer = [0; STATUS_BYTES];
+    let text = String::from_utf8_lossy(read(&format!("/proc/{pid}/status"), &mut buffer)?).into_owned();
+    let mut uids = text.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace();
+    Some((uids.next()?.parse().ok()?, uids.next()?.parse().ok()?))
+}
+
+/// The uids stand among the first lines of a process's status.
+const STATUS_BYTES: usize = 1024;
+
+/// The name of the program that a process runs, as the kernel keeps it; none: it is gone.
+pub fn name(pid: i32) -> String {
+    let mut buffer = [0; 64];
+    let name = read(&format!("/proc/{pid}/comm"), &mut buffer).unwrap_or_default();
+    String::from_utf8_lossy(name).trim_end().to_owned()
 }
 
 /// Bytes of an environment that are looked at: ours stands first, as it was put there first.

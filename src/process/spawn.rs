@@ -172,7 +172,7 @@ impl NprocCount {
         let nproc = nproc?;
         let now_ms = self.start.elapsed().as_millis() as u64 + 1;
         let counted_ms = self.counted_ms.load(Ordering::Relaxed);
-        if counted_ms == 0 || now_ms - counted_ms > 1000 {
+        if counted_ms == 0 || now_ms.saturating_sub(counted_ms) > 1000 {
             self.tasks.store(proc::tasks_of(uid), Ordering::Relaxed);
             self.counted_ms.store(now_ms, Ordering::Relaxed);
         }

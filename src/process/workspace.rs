@@ -107,7 +107,7 @@ impl Workspaces {
         mkdirat(folder, name.as_str(), Mode::S_IRWXU)?;
         // The umask may be anything; a workspace is its owner's alone.
         fchmodat(folder, name.as_str(), Mode::S_IRWXU, FchmodatFlags::FollowSymlink)?;
-        if let Some(Identity { uid, gid }) = identity {
+        if let Some(Identity { uid, gid, .. }) = identity {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             fchownat(folder, name.as_str(), Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)?;
         }

@@ -23,9 +23,10 @@ use crate::mailbox::{Mailbox, mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::census::Ground;
 use crate::process::errands::Errands;
-use crate::process::identity::{BaseEnvironment, Policy, UidRange};
+use crate::process::identity::{BaseEnvironment, Policy};
 use crate::process::launch::{Common, HardLimits, NprocRule};
 use crate::process::living::{Living, is_of_own_session};
+use crate::process::pool::{self, UidRange};
 use crate::process::proc;
 use crate::process::spawn::Spawner;
 use crate::process::workspace::Workspaces;
@@ -91,11 +92,12 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     // Before any thread: it changes the umask for a moment.
     let listeners = Listeners::open(&config, gateway_poll.registry()).map_err(StartError::Listen)?;
     let address = listeners.tcp_address();
-    let policy = Policy::of_config(&config.children).map_err(StartError::Config)?;
+    let policy = Policy::of_config(&config, &Host::probe()).map_err(StartError::Config)?;
     let uids = match policy {
-        Policy::Pool { base } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
+        Policy::Pool { base, .. } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
         Policy::Same | Policy::As { .. } => None,
     };
+    pool::refuse_neutral_processes(&policy).map_err(StartError::Config)?;
     let signals = options.signals.then(|| Signals::install(options.hangup_stops)).transpose();
     let signals = system("listen to signals", signals)?;
     let guard = options.signals.then(getppid);
@@ -165,7 +167,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         reaper: reaper.clone(),
         stats: stats.clone(),
         buffers: buffers.clone(),
-        uids: setup.policy.pool(),
+        uids: setup.policy.pool_range(),
         workspaces: setup.workspaces.clone(),
         relief: relief.clone(),
         own: gateway.clone(),

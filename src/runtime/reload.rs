@@ -86,7 +86,11 @@ impl Reloader {
     }
 
     fn adopt(&mut self, asked: &Config) -> Reloaded {
-        let next = Arc::new(self.config.next(asked));
+        let mut next = self.config.next(asked);
+        if next.sessions.max_sessions > self.setup.policy.sessions_max() {
+            next.sessions.max_sessions = self.config.sessions.max_sessions;
+        }
+        let next = Arc::new(next);
         let changed = self.config.differences(&next);
         let kept = next.differences(asked);
         for difference in &changed {

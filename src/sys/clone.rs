@@ -9,6 +9,7 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -47,6 +48,12 @@ pub struct Plan {
 pub struct Identity {
     pub uid: u32,
     pub gid: u32,
+    /// A uid under which no process ever runs, and which no other uid's identity has. A process of ours that acts as
+    /// `uid` has it as its real and saved uid: the kernel lets a process signal another whose real or saved uid is its
+    /// own real or effective one, so nothing that runs under `uid` can signal, stop or trace it. It differs for each
+    /// uid because that rule holds for us too: with one for all, `kill(-1)` as one uid would reach whatever we do as
+    /// another.
+    pub neutral: u32,
 }
 
 /// What the child says through the memory that it shares with us; another thread may read it while we stand still.
@@ -55,12 +62,29 @@ pub struct Report {
     pid: AtomicI32,
     stage: AtomicI32,
     errno: AtomicI32,
+    /// Held while the child is killed by its number, and while that number is forgotten before the child is reaped.
+    killing: Mutex<()>,
 }
 
 impl Report {
     /// The child, as soon as it runs; pinned until the thread that started it has reaped it or given it away.
     pub fn pid(&self) -> Option<Pid> {
         Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid > 0).map(Pid::from_raw)
+    }
+
+    /// Kills the child while the thread that started it stands still; nothing where it is not there yet or any more.
+    #[allow(clippy::disallowed_methods, reason = "the number is forgotten under the same lock before it is reaped")]
+    pub fn kill(&self) {
+        let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pid) = self.pid() {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    /// To be called by whoever is about to reap the child: nobody kills it by its number from here on.
+    pub fn forget(&self) {
+        let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.pid.store(0, Ordering::Release);
     }
 }
 
@@ -191,47 +215,100 @@ pub fn clone_child(
         return Ok(Cloned { pid, pidfd });
     };
     // The child has reported and is on its way out: this wait is short, and names it.
+    report.forget();
     let _ = nix::sys::wait::waitpid(pid, None);
     Err((stage, Errno::from_raw(report.errno.load(Ordering::Acquire))))
 }
 
-/// Kills every process of a uid, by a child that takes the uid on for that: whatever forks meanwhile is hit too.
-#[allow(clippy::disallowed_methods, reason = "waits for one named child, which does a single thing and ends")]
-pub fn kill_all_of(uid: u32) {
-    let mut stack = Stack::new();
-    let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let mut uid = uid;
-    // SAFETY: as in `clone_child`: we stand still until the child has ended, so stack and uid outlive its use of them.
-    let pid = unsafe { libc::clone(kill_as, top, flags, (&raw mut uid).cast::<c_void>()) };
-    if pid > 0 {
-        let _ = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
-    }
-}
-
-/// Runs in the child of [`kill_all_of`].
-extern "C" fn kill_as(uid: *mut c_void) -> c_int {
-    // SAFETY: the pointer is the parent's number, alive until our end.
-    let uid = unsafe { *uid.cast::<u32>() };
-    // SAFETY: a raw system call on plain numbers; libc's wrapper would change the parent's threads.
-    let changed =
-        unsafe { libc::syscall(libc::SYS_setresuid, c_long::from(uid), c_long::from(uid), c_long::from(uid)) };
-    if changed == 0 && uid != 0 {
-        // SAFETY: a raw system call on plain numbers; we are none but that uid by now, so it reaches nobody else.
-        unsafe { libc::syscall(libc::SYS_kill, -1 as c_long, libc::SIGKILL as c_long) };
-    }
-    exit(0)
-}
-
-/// One raw system call; a failure is told with its stage, and ends the child.
-macro_rules! step {
-    ($script:expr, $stage:expr, $number:expr $(, $argument:expr)*) => {{
+/// One raw system call of a child.
+macro_rules! raw {
+    ($number:expr $(, $argument:expr)*) => {
         // SAFETY: a raw system call on values that the parent prepared and keeps alive; it touches nothing of libc
         // but errno, which is this thread's and the parent's in turn, never at once.
-        let result = unsafe { libc::syscall($number $(, $argument as c_long)*) };
+        unsafe { libc::syscall($number $(, $argument as c_long)*) }
+    };
+}
+
+/// The same; a failure is told with its stage, and ends the child.
+macro_rules! step {
+    ($script:expr, $stage:expr, $number:expr $(, $argument:expr)*) => {{
+        let result = raw!($number $(, $argument)*);
         if result < 0 { fail($script, $stage) }
         result
     }};
+}
+
+/// What a helper does when it has its ids: raw system calls alone, as in [`child`].
+pub type Work = fn(*const c_void);
+
+/// What a helper reads.
+struct Help<'a> {
+    /// Real, effective and saved.
+    uids: [u32; 3],
+    /// Groups are left alone without.
+    gid: Option<u32>,
+    work: Work,
+    argument: *const c_void,
+    parent: libc::pid_t,
+    report: &'a Report,
+}
+
+/// Has a child of ours take on other ids, do one thing, and end. We stand still until then; another thread may end it
+/// through `report`. Whether it has done its work. The caller's signals must all be blocked, and `argument` be what
+/// `work` takes it for.
+#[allow(clippy::disallowed_methods, reason = "waits for one named child, which does a single thing and ends")]
+pub(super) fn help(uids: [u32; 3], gid: Option<u32>, work: Work, argument: *const c_void, report: &Report) -> bool {
+    let mut stack = Stack::new();
+    let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let help = Help { uids, gid, work, argument, parent: std::process::id() as libc::pid_t, report };
+    let pointer = (&raw const help).cast_mut().cast::<c_void>();
+    // SAFETY: as in `clone_child`: we stand still until the child has ended, so stack and `help` outlive its use of them.
+    let pid = unsafe { libc::clone(helper, top, flags, pointer) };
+    if pid < 0 {
+        return false;
+    }
+    report.forget();
+    let ended = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
+    matches!(ended, Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
+}
+
+/// Runs in the child of [`help`].
+extern "C" fn helper(help: *mut c_void) -> c_int {
+    // SAFETY: the pointer is the parent's `Help`, alive and unchanged until our end.
+    let help = unsafe { &*help.cast::<Help>() };
+    let [real, effective, saved] = help.uids;
+    help.report.pid.store(raw!(libc::SYS_getpid) as i32, Ordering::Release);
+    // First of all: a process of ours that hangs is not to hold our listeners and the pipes of others.
+    raw!(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+    if let Some(gid) = help.gid {
+        let none = std::ptr::null::<libc::gid_t>();
+        if raw!(libc::SYS_setgroups, 0, none) != 0 || raw!(libc::SYS_setresgid, gid, gid, gid) != 0 {
+            exit(1);
+        }
+    }
+    if help.uids.contains(&0) || raw!(libc::SYS_setresuid, real, effective, saved) != 0 {
+        exit(1);
+    }
+    raw!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+    // After the change of uid, which would clear it.
+    raw!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+    if raw!(libc::SYS_getppid) != c_long::from(help.parent) {
+        exit(1);
+    }
+    (help.work)(help.argument);
+    exit(0)
+}
+
+/// Kills every process of a uid, by a helper that takes the uid on for that: whatever forks meanwhile is hit too, and
+/// nothing can signal the helper.
+pub fn kill_all_of(Identity { uid, neutral, .. }: Identity, report: &Report) -> bool {
+    neutral != uid && help([neutral, uid, neutral], None, kill_all, std::ptr::null(), report)
+}
+
+/// We have no capability any more: this reaches processes of the effective uid and of the real one, and nobody else.
+fn kill_all(_: *const c_void) {
+    raw!(libc::SYS_kill, -1, libc::SIGKILL);
 }
 
 /// Runs in the child, between clone and exec.
@@ -255,27 +332,31 @@ extern "C" fn child(script: *mut c_void) -> c_int {
         step!(script, Stage::Nice, libc::SYS_setpriority, libc::PRIO_PROCESS, 0, plan.nice);
     }
     step!(script, Stage::Session, libc::SYS_umask, plan.umask);
+    let is_trial = plan.programs.is_empty();
+    if is_trial {
+        // A trial may hang in a file system, and is not to hold our listeners and the pipes of others meanwhile.
+        step!(script, Stage::Stdio, libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
+    }
     if let Some(workspace) = &plan.workspace {
         step!(script, Stage::Cwd, libc::SYS_chdir, workspace.as_ptr());
     }
-    if let Some(Identity { uid, gid }) = plan.identity {
-        step!(script, Stage::User, libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
-        step!(script, Stage::User, libc::SYS_setresgid, gid, gid, gid);
-        step!(script, Stage::User, libc::SYS_setresuid, uid, uid, uid);
+    if let Some(identity) = plan.identity {
+        act_as(script, identity);
+    }
+    // After the change of uid, which would clear it, and before anything that may hang; then a look whether the parent
+    // was gone before it was set.
+    step!(script, Stage::Parent, libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+    if step!(script, Stage::Parent, libc::SYS_getppid) != c_long::from(script.parent) {
+        exit(1);
     }
     if let Some(cwd) = &plan.cwd {
         step!(script, Stage::Cwd, libc::SYS_chdir, cwd.as_ptr());
     }
-    if let Some(nproc) = plan.nproc {
-        limit(script, libc::RLIMIT_NPROC, nproc, nproc);
+    if is_trial {
+        exit(0);
     }
     if plan.no_new_privs {
         step!(script, Stage::Privileges, libc::SYS_prctl, libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    }
-    // After the change of uid, which would clear it; then a look whether the parent was gone before it was set.
-    step!(script, Stage::Parent, libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-    if step!(script, Stage::Parent, libc::SYS_getppid) != c_long::from(script.parent) {
-        exit(1);
     }
     for (to, from) in script.stdio.into_iter().enumerate() {
         step!(script, Stage::Stdio, libc::SYS_dup3, from, to, 0);
@@ -287,10 +368,31 @@ extern "C" fn child(script: *mut c_void) -> c_int {
     // CLOEXEC, not closing: the parent's memory still counts on its descriptors, and errors are told by memory anyway.
     step!(script, Stage::Stdio, libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     reset_signals(script);
-    if plan.programs.is_empty() {
-        exit(0);
+    if let Some(Identity { uid, .. }) = plan.identity {
+        // From here on other processes of the uid can signal it, so what is left is short. No capability is needed, for
+        // the uid is the effective one already; that stays as it is, and with it the parent-death signal.
+        step!(script, Stage::User, libc::SYS_setresuid, uid, uid, uid);
+    }
+    if let Some(nproc) = plan.nproc {
+        // After the real uid has changed: a limit that is there before, and less than what the uid has now, would make
+        // exec fail.
+        limit(script, libc::RLIMIT_NPROC, nproc, nproc);
     }
     exec(script)
+}
+
+/// Takes on everything of an identity but the real uid: from here on files open as they do for the command, and nothing
+/// that runs under its uid can signal, stop or trace this child, which shares our memory. A trial ends so. With our own
+/// ids and only the file system's uid of the command it would keep CAP_SYS_PTRACE, which opens any /proc/PID/cwd, and
+/// so say yes where no command can start.
+fn act_as(script: &Script, Identity { uid, gid, neutral }: Identity) {
+    step!(script, Stage::User, libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
+    step!(script, Stage::User, libc::SYS_setresgid, gid, gid, gid);
+    // Our capabilities stay permitted, and none is effective; exec clears them. Who has fewer can neither trace this
+    // child nor open its memory, whatever fs.suid_dumpable says. Where it is locked, the next wall has to do.
+    raw!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    step!(script, Stage::User, libc::SYS_setresuid, neutral, uid, neutral);
+    step!(script, Stage::User, libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 
 /// Tries each path, as execvp does; but a folder that may not be looked into has no say in whether there is a program.

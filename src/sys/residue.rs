@@ -1,6 +1,6 @@
-//! Removing what a uid has left in the kernel: System V IPC objects and keys, by a child that takes the uid on for that.
+//! Removing what a uid has left in the kernel: System V IPC objects and keys, by a helper that takes the uid on for that.
 //!
-//! To be used when no process of the uid lives: nobody is there then who could get at the child.
+//! To be used when no process of the uid lives: nobody is there then who could get at the helper.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::clone::{Report, helper};
+use super::clone::{Report, help};
 
 /// What there is of one uid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,36 +21,30 @@ pub struct Leavings {
     pub keys: bool,
 }
 
-/// What the child reads, and what it says.
+/// What the helper reads, and what it says.
 struct Script<'a> {
-    uid: u32,
     leavings: &'a Leavings,
     errno: AtomicI32,
 }
 
 /// Removes all of it; an error if keys are left. Whether IPC objects are left is for the caller to look.
 pub fn remove_as(uid: u32, leavings: &Leavings, report: &Report) -> Result<(), Errno> {
-    let script = Script { uid, leavings, errno: AtomicI32::new(0) };
-    helper(remove, (&raw const script).cast_mut().cast(), report)?;
+    let script = Script { leavings, errno: AtomicI32::new(0) };
+    // A group of its own has the number of its user in a pool.
+    if !help([uid; 3], Some(uid), remove, (&raw const script).cast(), report) {
+        return Err(Errno::EPERM);
+    }
     match script.errno.load(Ordering::Acquire) {
         0 => Ok(()),
         errno => Err(Errno::from_raw(errno)),
     }
 }
 
-/// Runs in the child of [`remove_as`].
-extern "C" fn remove(script: *mut c_void) -> c_int {
-    // SAFETY: the pointer is the parent's script, alive and unchanged until our end but for the atomic.
+/// The work of the helper.
+fn remove(script: *const c_void) {
+    // SAFETY: the pointer is to the script of `remove_as`, alive until the helper's end and unchanged but for the atomic.
     let script = unsafe { &*script.cast::<Script>() };
-    let uid = c_long::from(script.uid);
     let none = 0 as c_long;
-    let changed = call(libc::SYS_setgroups, [none, none, none]).is_ok()
-        && call(libc::SYS_setresgid, [uid, uid, uid]).is_ok()
-        && call(libc::SYS_setresuid, [uid, uid, uid]).is_ok();
-    if !changed {
-        script.errno.store(libc::EPERM, Ordering::Release);
-        return 0;
-    }
     let rmid = c_long::from(libc::IPC_RMID);
     for id in &script.leavings.shm {
         let _ = call(libc::SYS_shmctl, [c_long::from(*id), rmid, none]);
@@ -66,7 +60,6 @@ extern "C" fn remove(script: *mut c_void) -> c_int {
     {
         script.errno.store(errno, Ordering::Release);
     }
-    0
 }
 
 /// Operations of keyctl(2).
