@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{bounded, unbounded};
 use mio::Poll;
 use nix::unistd::getppid;
 
@@ -28,6 +28,7 @@ use crate::process::launch::{Common, HardLimits, NprocRule};
 use crate::process::living::{Living, is_of_own_session};
 use crate::process::pool::{self, UidRange};
 use crate::process::proc;
+use crate::process::residue;
 use crate::process::spawn::Spawner;
 use crate::process::workspace::Workspaces;
 use crate::protocol::encode::Object;
@@ -139,6 +140,9 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let null = || File::options().read(true).open("/dev/null").map(OwnedFd::from);
     let stdin = options.stdin.map_or_else(null, Ok);
     let spawner = Arc::new(Spawner::new(setup.common.nproc, system("open /dev/null", stdin)?));
+    if setup.policy.is_pool() && !residue::can_list_queues() {
+        log::warn!("POSIX message queues cannot be listed here: what a session leaves of them is not removed");
+    }
     let ground = Ground { exclusive: options.exclusive, policy: setup.policy.clone() };
     let errands = Errands::start(spawner.clone(), Living::new(worker_count), ground);
     let errands = system("start a thread", errands)?;
@@ -146,6 +150,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
 
     let mut threads = Vec::new();
     let mut workers = Vec::new();
+    let (joined, all_joined) = bounded(worker_count);
     for index in 0..worker_count {
         let poll = poll()?;
         let (own, inbox) = system("make a mailbox", mailbox(poll.registry(), worker::INBOX, messages_max))?;
@@ -157,8 +162,14 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
             stats: stats.clone(),
         };
         let worker = system("make a worker", Worker::new(index, poll, inbox, links, setup.clone()))?;
-        let (worker, relief) = (Box::new(worker), relief.clone());
-        threads.push(system("start a worker", thread(format!("worker-{index}"), move || worker.run(&relief)))?);
+        let (worker, relief, joined) = (Box::new(worker), relief.clone(), joined.clone());
+        let run = move || {
+            let place = relief.errands.living().join(index);
+            // Whoever waits for it waits for all.
+            let _ = joined.send(());
+            worker.run(&relief, place);
+        };
+        threads.push(system("start a worker", thread(format!("worker-{index}"), run))?);
         workers.push(own);
     }
     let buffers = Account::of_daemon(config.commands.max_buffer_bytes);
@@ -179,6 +190,9 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let actor = Stats::new(stats_inbox, gateway.clone(), buffers, &config);
     let stats_thread = system("start the statistics", thread("stats".into(), move || actor.run()))?;
     // Last of them: whoever is answered finds everything running.
+    for _ in 0..worker_count {
+        let _ = all_joined.recv();
+    }
     let gateway_thread = system("start the gateway", thread("gateway".into(), move || gateway_actor.run()))?;
     let policy = reaper::Policy {
         sweep_every: reaper::sweep_every(&config),

@@ -41,6 +41,7 @@ use crate::ids::{ExecId, RequestId, SessionId};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::child::{Child, Children};
+use crate::process::living::Joined;
 use crate::protocol::encode::Body;
 use crate::sys::clone::Stack;
 
@@ -155,15 +156,14 @@ impl Worker {
         })
     }
 
-    /// Until it is told to stop, or another thread goes on in its place.
-    pub fn run(self: Box<Self>, relief: &Relief) {
+    /// Until it is told to stop, or another thread goes on in its place. `_joined` goes last: what its commands have made
+    /// siblings of themselves is a child of this thread until its end.
+    pub fn run(self: Box<Self>, relief: &Relief, _joined: Joined) {
         let _ = SigSet::all().thread_block();
         let mut worker = self;
         let mut events = Events::with_capacity(TURN_MAX);
         let mut stack = Stack::new();
         let children = Children::none();
-        // Dropped last: what its commands have made siblings of themselves is a child of this thread until its end.
-        let _joined = worker.tools.living().join(worker.index);
         while !worker.stopping {
             // First what was left by the thread that this one relieves.
             while let Some(start) = worker.tools.starts.pop_front() {

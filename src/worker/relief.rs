@@ -154,7 +154,8 @@ impl Relief {
         let taken = handed.clone();
         let started = crate::threads::thread(format!("worker-{index}"), move || {
             if let Some(worker) = taken.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                worker.run(&relief);
+                let joined = worker.tools.living().join(index);
+                worker.run(&relief, joined);
             }
         });
         if let Err(error) = started {

@@ -12,5 +12,5 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
-#[expect(dead_code, reason = "the tests that use it come next")]
 mod program;
+mod siblings;
