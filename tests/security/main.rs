@@ -12,5 +12,7 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod framed;
+mod held;
 mod program;
 mod siblings;

@@ -61,6 +61,13 @@ impl Hostile {
     }
 }
 
+/// A uid that no session and no other test has, for controls.
+pub fn uid_of_nobody() -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    1_200_000_000 + std::process::id() % (1 << 22) * 16 + NEXT.fetch_add(1, Ordering::Relaxed) % 16
+}
+
 /// A plain child that is killed and reaped at the end of its scope.
 pub struct Plain(pub Child);
 

@@ -1,7 +1,7 @@
 //! Processes that a command makes children of whoever started it, and so of the daemon (`CLONE_PARENT`).
 
 use crate::exec_support::*;
-use crate::program::Hostile;
+use crate::program::{Hostile, uid_of_nobody};
 use crate::support::*;
 
 /// Processes of a program, dead or alive, that the daemon has as children.
@@ -22,7 +22,7 @@ fn none_of(daemon: &Daemon, hostile: &Hostile) {
 fn control(hostile: &Hostile) {
     let number = mark();
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    let said = hostile.plain(1_299_999_999, &["sibling", "1", "0", "1", "0", &number]);
+    let said = hostile.plain(uid_of_nobody(), &["sibling", "1", "0", "1", "0", &number]);
     assert!(said.starts_with("1 made"), "{said}");
     assert_eq!(living(&number).len(), 1, "the sibling outlives its maker");
     wait_gone(&number);
