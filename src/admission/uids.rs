@@ -1,10 +1,10 @@
 //! The uids of a pool: which one is the next session's. Pure; each is known by its number, from 0.
 //!
-//! The one that was unused for longest is given out, so that each rests as long as the pool allows. One comes round only
-//! when what its last session has left is gone: it *rests* until somebody has looked, and is *set aside* where something
+//! Of those that are clean the one that was unused for longest is given out, so that each rests as long as the pool
+//! allows. One comes round only when what its last session has left is gone: it *rests* until somebody has looked, and is *set aside* where something
 //! could not be removed, until that is gone as well.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 
 /// The uids of a pool.
 #[derive(Debug)]
@@ -13,11 +13,19 @@ pub struct Uids {
     count: u32,
     /// Those from here on were never given out.
     unused_from: u32,
-    /// Clean, the one that was unused for longest first.
-    clean: VecDeque<u32>,
-    /// To be cleaned, the one that rests for longest first.
-    resting: VecDeque<u32>,
-    aside: HashSet<u32>,
+    /// Clean, by when they came out of use.
+    clean: BTreeMap<u64, u32>,
+    /// To be cleaned, likewise.
+    resting: BTreeMap<u64, u32>,
+    /// Being cleaned, or set aside, and when they came out of use.
+    others: HashMap<u32, Other>,
+    last_release: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Other {
+    released: u64,
+    aside: bool,
 }
 
 /// What became of a uid when its session was gone, or when it was cleaned.
@@ -30,8 +38,8 @@ pub enum Fate {
 
 impl Uids {
     pub fn new(count: u32) -> Uids {
-        let none = VecDeque::new;
-        Uids { count, unused_from: 0, clean: none(), resting: none(), aside: HashSet::new() }
+        let (clean, resting) = (BTreeMap::new(), BTreeMap::new());
+        Uids { count, unused_from: 0, clean, resting, others: HashMap::new(), last_release: 0 }
     }
 
     /// Uids that can be given out now.
@@ -40,7 +48,7 @@ impl Uids {
     }
 
     pub fn set_aside(&self) -> u64 {
-        self.aside.len() as u64
+        self.others.values().filter(|other| other.aside).count() as u64
     }
 
     pub fn claim(&mut self) -> Option<u32> {
@@ -48,18 +56,24 @@ impl Uids {
             self.unused_from += 1;
             return Some(self.unused_from - 1);
         }
-        self.clean.pop_front()
+        self.clean.pop_first().map(|(_, uid)| uid)
     }
 
     /// Takes back what was given out, or what was to be cleaned.
     pub fn release(&mut self, uid: u32, fate: Fate) {
-        debug_assert!(!self.clean.contains(&uid) && !self.resting.contains(&uid), "a uid is given back once");
-        self.aside.remove(&uid);
-        match fate {
-            Fate::Clean => self.clean.push_back(uid),
-            Fate::Rests => self.resting.push_back(uid),
-            Fate::SetAside => drop(self.aside.insert(uid)),
-        }
+        let released = match self.others.remove(&uid) {
+            Some(other) => other.released,
+            None => {
+                self.last_release += 1;
+                self.last_release
+            }
+        };
+        let before = match fate {
+            Fate::Clean => self.clean.insert(released, uid),
+            Fate::Rests => self.resting.insert(released, uid),
+            Fate::SetAside => self.others.insert(uid, Other { released, aside: true }).map(|_| uid),
+        };
+        debug_assert_eq!(before, None, "each comes back once");
     }
 
     /// Whether some are to be cleaned.
@@ -70,9 +84,15 @@ impl Uids {
     /// Takes those that are to be cleaned, so many at most; each comes back by `release`. `aside`: also those whose
     /// cleaning has failed before.
     pub fn to_clean(&mut self, most: usize, aside: bool) -> Vec<u32> {
-        let mut uids: Vec<u32> = self.resting.drain(..self.resting.len().min(most)).collect();
+        let mut uids = Vec::new();
         if aside {
-            uids.extend(self.aside.iter().take(most - uids.len()));
+            uids.extend(self.others.iter().filter(|(_, other)| other.aside).map(|(uid, _)| *uid).take(most));
+        }
+        while uids.len() < most
+            && let Some((released, uid)) = self.resting.pop_first()
+        {
+            self.others.insert(uid, Other { released, aside: false });
+            uids.push(uid);
         }
         uids
     }
@@ -112,5 +132,11 @@ mod tests {
         assert_eq!((uids.claim(), uids.claim()), (Some(one), None));
         uids.release(two, Fate::Clean);
         assert_eq!((uids.claim(), uids.set_aside()), (Some(two), 0));
+        // The order is that of their last use, and not of their cleaning.
+        uids.release(one, Fate::Rests);
+        uids.release(two, Fate::Clean);
+        assert_eq!(uids.to_clean(1, true), [one]);
+        uids.release(one, Fate::Clean);
+        assert_eq!((uids.claim(), uids.claim()), (Some(one), Some(two)));
     }
 }

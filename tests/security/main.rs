@@ -14,5 +14,6 @@ mod support;
 
 mod framed;
 mod held;
+mod leftovers;
 mod program;
 mod siblings;
