@@ -23,7 +23,7 @@ use crate::mailbox::{Mailbox, mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errands;
 use crate::process::identity::{BaseEnvironment, Policy};
-use crate::process::launch::{Common, HardLimits, NprocRule};
+use crate::process::launch::{self, Common, HardLimits, NprocRule};
 use crate::process::pool::{self, UidRange};
 use crate::process::spawn::Spawner;
 use crate::process::workspace::Workspaces;
@@ -112,7 +112,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     }
     let setup = Arc::new(Setup {
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
-        common: common(&config, &policy, options.exclusive),
+        common: common(&config, &policy, &options),
         workspaces: Arc::new(workspaces),
         retained_bytes: Default::default(),
         config: config.clone(),
@@ -250,7 +250,7 @@ fn random_name() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
+fn common(config: &Config, policy: &Policy, options: &Options) -> Common {
     let own = nix::unistd::Uid::effective();
     let host = Host::probe();
     let hard = |resource: rlimit::Resource| match resource.get() {
@@ -275,7 +275,9 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
             core: hard(rlimit::Resource::CORE),
         },
         // In a process of our own nothing changes after this; elsewhere anything may.
-        signals: if exclusive { crate::process::proc::own_signals() } else { u64::MAX },
+        signals: if options.exclusive { crate::process::proc::own_signals() } else { u64::MAX },
+        inherit: options.inherit,
+        fixed_limits: fixed_limits(options, host.can_raise_limits()),
         core_is_piped: core_pattern.starts_with('|'),
         nproc: match policy {
             Policy::Pool { .. } => NprocRule::OfSession,
@@ -284,6 +286,17 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
             Policy::Same => NprocRule::AboveUid(own.as_raw()),
         },
     }
+}
+
+/// In a process of our own nothing changes any more: what we have so already a child inherits.
+fn fixed_limits(options: &Options, can_raise: bool) -> Vec<(u32, u64, u64)> {
+    if options.inherit {
+        return Vec::new();
+    }
+    let own = crate::sys::process::limit;
+    let mut limits = launch::fixed_limits(|resource| own(resource).map(|(_, hard)| hard), can_raise);
+    limits.retain(|&(resource, soft, hard)| !options.exclusive || own(resource) != Some((soft, hard)));
+    limits
 }
 
 /// What this version can do, in the words of the protocol.

@@ -6,4 +6,5 @@
 pub mod clone;
 pub mod process;
 pub mod pty;
+pub mod starter;
 pub mod wait;
