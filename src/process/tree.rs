@@ -89,7 +89,7 @@ enum Whose {
 }
 
 const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
-const SESSION_MARK: &[u8] = b"COFFERDAM_SESSION=";
+pub const SESSION_MARK: &[u8] = b"COFFERDAM_SESSION=";
 
 /// A process that outlived its parent, and `COFFERDAM_EXEC` and `COFFERDAM_SESSION` of its first environment.
 #[derive(Debug, Clone)]

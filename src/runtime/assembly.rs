@@ -88,12 +88,9 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     // Before any thread: it changes the umask for a moment.
     let listeners = Listeners::open(&config, gateway_poll.registry()).map_err(StartError::Listen)?;
     let address = listeners.tcp_address();
-    let policy = Policy::of_config(&config, &Host::probe()).map_err(StartError::Config)?;
-    let uids = match policy {
-        Policy::Pool { base, .. } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
-        Policy::Same | Policy::As { .. } => None,
-    };
-    pool::refuse_neutral_processes(&policy).map_err(StartError::Config)?;
+    let host = Host::probe();
+    let policy = Policy::of_config(&config, &host).map_err(StartError::Config)?;
+    let uids = pool::claim(&policy, &host).map_err(StartError::Config)?;
     let signals = options.signals.then(|| Signals::install(options.hangup_stops)).transpose();
     let signals = system("listen to signals", signals)?;
     let guard = options.signals.then(getppid);

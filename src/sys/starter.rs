@@ -92,3 +92,9 @@ pub fn leave_session_keyring() -> Result<(), Errno> {
         Err(errno) => Err(errno),
     }
 }
+
+/// Whether a change of uid leaves the capabilities as they are: SECBIT_NO_SETUID_FIXUP.
+pub fn keeps_capabilities_across_uids() -> bool {
+    const NO_SETUID_FIXUP: c_long = 1 << 2;
+    system(libc::SYS_prctl, [libc::PR_GET_SECUREBITS.into(), 0, 0, 0, 0]).is_ok_and(|bits| bits & NO_SETUID_FIXUP != 0)
+}
