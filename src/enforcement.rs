@@ -250,7 +250,10 @@ fn oom_score_adj(config: &Config, host: &Host) -> Row {
     }
     let row = row.note("without CAP_SYS_RESOURCE a command may lower it again, to the daemon's own at the least");
     if own < wanted {
-        row.advise("AmbientCapabilities=CAP_SYS_RESOURCE for the daemon's service, to make it stick")
+        row.advise(
+            "AmbientCapabilities=CAP_SYS_RESOURCE for the daemon's service, to make it stick: the capability stays the \
+             daemon's, and no command gets it",
+        )
     } else {
         row.advise(OWN_SCORE)
     }
@@ -283,6 +286,10 @@ fn run_as(config: &Config, host: &Host) -> Row {
             .cannot()
             .note("the daemon cannot end a command that has another uid")
             .advise("CAP_KILL for the daemon"),
+        Identity::Pool | Identity::User(_) if host.suid_dumpable_debug => row("none")
+            .cannot()
+            .note("fs.suid_dumpable is 1: a command could trace the daemon's children, and the daemon does not start")
+            .advise("sysctl fs.suid_dumpable=0"),
         Identity::Pool if !host.maps(children.uid_base, children.uid_count) => row("none")
             .cannot()
             .note("not all uids of the pool exist in the daemon's user namespace")

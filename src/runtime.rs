@@ -40,6 +40,10 @@ pub struct Options {
     pub hangup_stops: bool,
     /// Records tell how large address spaces were (`usage.max_vm_bytes`).
     pub watch_vm: bool,
+    /// Commands keep what this process was started with, as those of a shell do: capabilities that an exec keeps, the
+    /// session keyring, scheduling policy and negative nice value, I/O priority, and the resource limits that no key of
+    /// the configuration names. Otherwise nothing of that is theirs.
+    pub inherit: bool,
     /// With `signals`: what SIGHUP reads again.
     pub sources: Option<Sources>,
 }

@@ -206,6 +206,7 @@ impl Stats {
                 ToStats::Snapshot { request, tally } => {
                     self.total.add(&tally);
                     self.total.connections_current = tally.connections_current;
+                    self.total.uids_set_aside = tally.uids_set_aside;
                     let mut body = b"\"result\":".to_vec();
                     self.encode(&mut body);
                     self.gateway.tell(ToGateway::Answer { request, body, more: false });

@@ -87,6 +87,7 @@ fn run(args: &RunArgs) -> Result<i32, Failure> {
         signals: true,
         hangup_stops: true,
         watch_vm: args.usage,
+        inherit: true,
         sources: None,
     };
     let runtime = Runtime::start_with(config_for(args), options).map_err(Failure::ours)?;

@@ -210,9 +210,10 @@ fn delay(r: &mut Reader<'_>) -> Delay {
 fn children(r: &mut Reader<'_>) -> Children {
     Children {
         run_as: r.parsed_by("run_as", RunAs::Auto, "\"auto\", \"same\", \"pool\" or the name of a user", run_as),
-        // Above what distributions give to people (1000–60000), to services (61184–65519) and to their first
-        // user's subordinate uids (100000–165535). Neither the pool nor a command may be root.
-        uid_base: r.integer("uid_base", 200_000, 1..=u32::MAX - 1),
+        // Above what distributions give to people (1000–60000), to services (61184–65519), to subordinate uids of
+        // users (from 100000, 65536 each) and to containers (to 1879048191): systemd's list of uids, UIDS-GIDS.md, has
+        // nobody from there to 2147352575. Neither the pool nor a command may be root.
+        uid_base: r.integer("uid_base", 1_900_000_000, 1..=u32::MAX - 1),
         // Many more than sessions, so that a uid rests before it is somebody else's.
         uid_count: r.integer("uid_count", 4096, 1..=1 << 20),
         // Not -1000: a tree that the kernel may not kill for memory livelocks its cgroup.

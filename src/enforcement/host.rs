@@ -32,6 +32,8 @@ pub struct Host {
     pub hard: HardLimits,
     /// What RLIMIT_NOFILE cannot pass, whoever asks.
     pub nr_open: u64,
+    /// fs.suid_dumpable is 1: a program that has changed its uid can be traced by that uid.
+    pub suid_dumpable_debug: bool,
     /// Core dumps go to a program, which a limit of 0 does not stop.
     pub core_pattern_is_pipe: bool,
     pub mem_total_bytes: Option<u64>,
@@ -78,6 +80,7 @@ impl Host {
             uid_map: uid_map.iter().map(|&(inside, _, count)| (inside, count)).collect(),
             hard: HardLimits::probe(),
             nr_open: read("/proc/sys/fs/nr_open").trim().parse().unwrap_or(u64::MAX),
+            suid_dumpable_debug: read("/proc/sys/fs/suid_dumpable").trim() == "1",
             core_pattern_is_pipe: read("/proc/sys/kernel/core_pattern").starts_with('|'),
             mem_total_bytes: kib_of(&meminfo, "MemTotal:"),
             swap_total_bytes: kib_of(&meminfo, "SwapTotal:").unwrap_or(0),

@@ -21,6 +21,7 @@ fn user() -> Host {
             core_bytes: u64::MAX,
         },
         nr_open: 1 << 20,
+        suid_dumpable_debug: false,
         core_pattern_is_pipe: false,
         mem_total_bytes: Some(1 << 30),
         swap_total_bytes: 0,
@@ -99,7 +100,7 @@ fn nproc_is_per_session_per_user_or_not_at_all() {
 #[test]
 fn run_as_says_who_can_reach_whom() {
     let config = Config::default();
-    assert_eq!(note(&row(&config, &root(), "run_as")), "a uid of its own for each session, 200000 to 204095");
+    assert_eq!(note(&row(&config, &root(), "run_as")), "a uid of its own for each session, 1900000000 to 1900004095");
     let own = row(&config, &user(), "run_as");
     assert!(own.binds && note(&own).contains("the daemon's own uid 1000 and can reach it"));
 

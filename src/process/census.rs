@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use super::identity::Policy;
 use super::living::{Living, is_of_own_session};
 use super::proc::{self, Environ, Stat};
-use super::tree::{Named, signal_all};
+use super::tree::{EXEC_MARK, Named, SESSION_MARK, signal_all};
 use crate::sys::clone::Identity;
 
 /// Whose processes the strays of this process are.
@@ -126,9 +126,6 @@ impl Census {
         living.reap(stray.pid)
     }
 }
-
-const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
-const SESSION_MARK: &[u8] = b"COFFERDAM_SESSION=";
 
 fn judge(stray: &Stat, living: &Living, ground: &Ground) -> Verdict {
     if is_of_own_session(stray) {

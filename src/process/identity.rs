@@ -93,6 +93,8 @@ pub enum Policy {
         base: u32,
         /// Uids for sessions; all of the pool, unless half of it has to serve as the neutral ones.
         count: u32,
+        /// All of it.
+        uid_count: u32,
         /// The first of as many neutral uids: see [`Identity::neutral`].
         neutrals: u32,
     },
@@ -125,7 +127,7 @@ impl Policy {
     fn pool(config: &Config, host: &Host) -> Result<Policy, String> {
         let (base, uid_count) = (config.children.uid_base, config.children.uid_count);
         if let Some(neutrals) = mirrored(base, uid_count, host) {
-            return Ok(Policy::Pool { base, count: uid_count, neutrals });
+            return Ok(Policy::Pool { base, count: uid_count, uid_count, neutrals });
         }
         let (count, sessions) = (uid_count / 2, config.sessions.max_sessions);
         if u64::from(count) < sessions {
@@ -136,7 +138,7 @@ impl Policy {
                 sessions.saturating_mul(2)
             ));
         }
-        Ok(Policy::Pool { base, count, neutrals: base + count })
+        Ok(Policy::Pool { base, count, uid_count, neutrals: base + count })
     }
 
     fn user(user: User, children: &Children, host: &Host) -> Result<Policy, String> {
@@ -176,7 +178,7 @@ impl Policy {
     }
 
     /// The uids of sessions, as first and count, where each has its own.
-    pub fn pool_range(&self) -> Option<(u32, u32)> {
+    pub fn session_range(&self) -> Option<(u32, u32)> {
         match self {
             Policy::Pool { base, count, .. } => Some((*base, *count)),
             Policy::Same | Policy::As { .. } => None,
@@ -185,7 +187,7 @@ impl Policy {
 
     /// The identity with this uid, where it is one of the pool.
     pub fn of_pool(&self, uid: u32) -> Option<Identity> {
-        let (base, count) = self.pool_range()?;
+        let (base, count) = self.session_range()?;
         self.of_session(uid.checked_sub(base).filter(|place| *place < count)?)
     }
 
@@ -194,6 +196,14 @@ impl Policy {
         match self {
             Policy::Pool { count, .. } => (*count).into(),
             Policy::Same | Policy::As { .. } => u64::MAX,
+        }
+    }
+
+    /// All uids of the pool, as first and count.
+    pub fn pool_range(&self) -> Option<(u32, u32)> {
+        match self {
+            Policy::Pool { base, uid_count, .. } => Some((*base, *uid_count)),
+            Policy::Same | Policy::As { .. } => None,
         }
     }
 
@@ -279,7 +289,7 @@ mod tests {
     #[test]
     fn inv14_each_uid_has_a_neutral_one_that_no_session_has() {
         let policy = Policy::pool(&config(1000, 8, 8), &host(&[(0, u32::MAX)])).unwrap();
-        assert_eq!(policy, Policy::Pool { base: 1000, count: 8, neutrals: UPPER_HALF + 1000 });
+        assert_eq!(policy, Policy::Pool { base: 1000, count: 8, uid_count: 8, neutrals: UPPER_HALF + 1000 });
         let identity = policy.of_session(7).unwrap();
         assert_eq!(identity, Identity { uid: 1007, gid: 1007, neutral: UPPER_HALF + 1007 });
         assert_eq!(policy.neutrals(), Some((UPPER_HALF + 1000, 8)));
@@ -295,7 +305,7 @@ mod tests {
     fn inv18_half_of_a_pool_is_neutral_where_there_are_no_other_uids() {
         for (base, map) in [(1000, (0, 65_536)), (UPPER_HALF + 5, (0, u32::MAX)), (UPPER_HALF - 8, (0, u32::MAX))] {
             let policy = Policy::pool(&config(base, 16, 8), &host(&[map])).unwrap();
-            assert_eq!(policy, Policy::Pool { base, count: 8, neutrals: base + 8 });
+            assert_eq!(policy, Policy::Pool { base, count: 8, uid_count: 16, neutrals: base + 8 });
             assert_eq!(policy.sessions_max(), 8);
             let refused = Policy::pool(&config(base, 15, 8), &host(&[map])).unwrap_err();
             assert!(refused.starts_with("children.uid_count: 15 is less than two uids"), "{refused}");

@@ -25,6 +25,10 @@ pub struct Common {
     pub nproc: NprocRule,
     /// Signals that a child has to reset, as in [`Plan::signals`].
     pub signals: u64,
+    /// Children keep what we were started with: see `Options::inherit` of the runtime.
+    pub inherit: bool,
+    /// Limits that no key names and that are not so already, as in [`Plan::limits`].
+    pub fixed_limits: Vec<(u32, u64, u64)>,
 }
 
 /// The most that each limit can be set to here.
@@ -76,6 +80,7 @@ impl Common {
             umask: self.umask,
             identity,
             no_new_privs: self.no_new_privs,
+            fresh_keyring: !self.inherit,
             terminal: false,
             signals: self.signals,
         }
@@ -85,7 +90,8 @@ impl Common {
     /// SIGXCPU names the limit before SIGKILL comes.
     fn rlimits(&self, limits: &Limits) -> Vec<(u32, u64, u64)> {
         let hard = &self.hard_limits;
-        let mut all = Vec::with_capacity(5);
+        let mut all = Vec::with_capacity(5 + self.fixed_limits.len());
+        all.extend_from_slice(&self.fixed_limits);
         if let Some(ms) = limits.cpu_ms {
             let seconds = ms.div_ceil(1000).max(1);
             all.push((libc::RLIMIT_CPU, seconds.min(hard.cpu), (seconds + 1).min(hard.cpu)));
@@ -104,6 +110,34 @@ impl Common {
         }
         all
     }
+}
+
+/// What every command has of the limits that no key names, whoever started us: resource, soft and hard.
+const FIXED_LIMITS: [(u32, u64, u64); 10] = [
+    // No command takes the processor from others by its priority.
+    (libc::RLIMIT_RTPRIO, 0, 0),
+    (libc::RLIMIT_NICE, 0, 0),
+    (libc::RLIMIT_RTTIME, u64::MAX, u64::MAX),
+    // As the kernel has them for its first process.
+    (libc::RLIMIT_MEMLOCK, 8 << 20, 8 << 20),
+    (libc::RLIMIT_MSGQUEUE, 819_200, 819_200),
+    (libc::RLIMIT_STACK, 8 << 20, u64::MAX),
+    (libc::RLIMIT_DATA, u64::MAX, u64::MAX),
+    (libc::RLIMIT_RSS, u64::MAX, u64::MAX),
+    (libc::RLIMIT_LOCKS, u64::MAX, u64::MAX),
+    // About what it has on a host of 1 GiB; there it depends on the memory.
+    (libc::RLIMIT_SIGPENDING, 4096, 4096),
+];
+
+/// The fixed limits as this host can give them: without the capability a child has no more than our hard limits. One
+/// that the kernel does not know has no hard limit.
+pub fn fixed_limits(own_hard: impl Fn(u32) -> Option<u64>, can_raise: bool) -> Vec<(u32, u64, u64)> {
+    let given = |(resource, soft, hard): (u32, u64, u64)| {
+        let own_hard = own_hard(resource)?;
+        let most = if can_raise { u64::MAX } else { own_hard };
+        Some((resource, soft.min(most), hard.min(most)))
+    };
+    FIXED_LIMITS.into_iter().filter_map(given).collect()
 }
 
 /// The paths to try, whether they come from a search, and the arguments.
@@ -169,6 +203,8 @@ mod tests {
             core_is_piped: true,
             nproc: NprocRule::Exempt,
             signals: u64::MAX,
+            inherit: false,
+            fixed_limits: Vec::new(),
         }
     }
 
@@ -207,5 +243,17 @@ mod tests {
             [(libc::RLIMIT_CPU, 2, 3), (libc::RLIMIT_NOFILE, 100, 100), (libc::RLIMIT_CORE, 1, 1)]
         );
         assert_eq!(common(50).rlimits(&limits)[1], (libc::RLIMIT_NOFILE, 50, 50));
+    }
+
+    #[test]
+    fn inv14_limits_that_no_key_names_are_the_same_whoever_started_us() {
+        let unlimited = fixed_limits(|_| Some(u64::MAX), false);
+        assert_eq!(unlimited, FIXED_LIMITS);
+        assert_eq!(fixed_limits(|_| Some(5), true), FIXED_LIMITS);
+        let given = fixed_limits(|_| Some(5), false);
+        assert!(given.contains(&(libc::RLIMIT_STACK, 5, 5)) && given.contains(&(libc::RLIMIT_RTPRIO, 0, 0)));
+        assert!(fixed_limits(|_| None, true).is_empty());
+        let common = Common { fixed_limits: vec![(libc::RLIMIT_RTPRIO, 0, 0)], ..common(9) };
+        assert_eq!(common.rlimits(&Limits::default()), [(libc::RLIMIT_RTPRIO, 0, 0)]);
     }
 }

@@ -1,4 +1,8 @@
-//! The uids of a pool: locked against other daemons, and looked at for strangers. Runs once, at the start.
+//! The uids that commands run under, made sure of at the start: locked against other daemons, nobody else's, and on a
+//! host where a change of uid takes every right away.
+
+mod entries;
+mod strangers;
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +11,41 @@ use nix::libc;
 use nix::poll::{PollTimeout, poll};
 
 use super::identity::Policy;
-use super::proc;
+use crate::enforcement::Host;
+use crate::sys::starter;
+
+/// Makes sure of the uids of a policy; what it gives is to be kept for as long as they are used. An error says what was
+/// found and what to do.
+pub fn claim(policy: &Policy, host: &Host) -> Result<Option<UidRange>, String> {
+    let Some((first_neutral, neutrals)) = policy.neutrals() else { return Ok(None) };
+    check_host(host)?;
+    let Some((first, count)) = policy.pool_range() else {
+        strangers::refuse(policy, &[(first_neutral, neutrals)])?;
+        return Ok(None);
+    };
+    let ranges = [(first, count), (first_neutral, neutrals)];
+    let lock = UidRange::lock(&ranges)?;
+    entries::refuse(&ranges)?;
+    strangers::end_survivors(policy, &ranges)?;
+    Ok(Some(lock))
+}
+
+/// Until its exec a child shares our memory, and has rights of ours that the change of its uid is to take away.
+fn check_host(host: &Host) -> Result<(), String> {
+    if host.suid_dumpable_debug {
+        return Err("children.run_as: fs.suid_dumpable is 1, with which programs that have changed their uid can be \
+                    traced by that uid, this daemon's children among them: sysctl fs.suid_dumpable=0 (or 2)"
+            .into());
+    }
+    if starter::keeps_capabilities_across_uids() {
+        return Err(
+            "children.run_as: this daemon was started with SECBIT_NO_SETUID_FIXUP, so commands would keep its \
+                    capabilities when they get another uid: start it without that bit (systemd: SecureBits=)"
+                .into(),
+        );
+    }
+    Ok(())
+}
 
 /// The uids of a pool, locked: another daemon's range on this host cannot overlap it. A file lock per byte, a byte per
 /// uid; the kernel gives it back whenever and however this process ends.
@@ -24,49 +62,42 @@ const PREDECESSOR: Duration = Duration::from_secs(3);
 const PREDECESSOR_LOOK_MS: u16 = 20;
 
 impl UidRange {
-    pub fn lock(base: u32, count: u32) -> Result<UidRange, String> {
+    fn lock(ranges: &[(u32, u32)]) -> Result<UidRange, String> {
         let open = || {
             use std::os::unix::fs::OpenOptionsExt;
             std::fs::File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(UID_LOCKS)
         };
         let file = open().map_err(|error| format!("children.uid_base: cannot open {UID_LOCKS}: {error}"))?;
-        let range = libc::flock {
-            l_type: libc::F_WRLCK as i16,
-            l_whence: libc::SEEK_SET as i16,
-            l_start: base.into(),
-            l_len: count.into(),
-            l_pid: 0,
-        };
         let deadline = Instant::now() + PREDECESSOR;
-        let mut locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
-        while locked.is_err() && Instant::now() < deadline {
-            let _ = poll(&mut [], PollTimeout::from(PREDECESSOR_LOOK_MS));
-            locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
+        for &(first, count) in ranges {
+            let range = libc::flock {
+                l_type: libc::F_WRLCK as i16,
+                l_whence: libc::SEEK_SET as i16,
+                l_start: first.into(),
+                l_len: count.into(),
+                l_pid: 0,
+            };
+            let mut locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
+            while locked.is_err() && Instant::now() < deadline {
+                let _ = poll(&mut [], PollTimeout::from(PREDECESSOR_LOOK_MS));
+                locked = fcntl(&file, FcntlArg::F_OFD_SETLK(&range));
+            }
+            locked.map_err(|errno| {
+                format!(
+                    "children.uid_base: another daemon on this host has uids of {} ({errno}); give this one a range \
+                     of its own",
+                    shown((first, count))
+                )
+            })?;
         }
-        match locked {
-            Ok(_) => Ok(UidRange { _lock: file }),
-            Err(errno) => Err(format!(
-                "children.uid_base: {base} with uid_count {count}: another daemon on this host has uids of that range \
-                 ({errno}); give this one a range of its own"
-            )),
-        }
+        Ok(UidRange { _lock: file })
     }
 }
 
-/// Nobody else may have a neutral uid: who had could signal what we do as a command's uid.
-pub fn refuse_neutral_processes(policy: &Policy) -> Result<(), String> {
-    let Some((first, count)) = policy.neutrals() else { return Ok(()) };
-    let found = proc::all_pids().into_iter().find_map(|pid| {
-        let (real, effective) = proc::uids(pid)?;
-        let is_stranger = real.wrapping_sub(first) < count && !policy.acts(real, effective);
-        is_stranger.then(|| format!("process {pid} ({}) runs as uid {real}", proc::name(pid)))
-    });
-    match found {
-        None => Ok(()),
-        Some(found) => Err(format!(
-            "children.uid_base: {found}, and the uids {first} to {} have to be nobody's, for the daemon has them while \
-             it starts or ends a command: end it, or set another uid_base",
-            first + (count - 1)
-        )),
-    }
+fn contains((first, count): (u32, u32), id: u32) -> bool {
+    id.wrapping_sub(first) < count
+}
+
+fn shown((first, count): (u32, u32)) -> String {
+    format!("{first} to {}", u64::from(first) + u64::from(count) - 1)
 }

@@ -91,6 +91,11 @@ enum Whose {
     Unknown,
 }
 
+/// What a command's processes bear in their first environment.
+pub const EXEC_MARK: &[u8] = b"COFFERDAM_EXEC=";
+/// What all processes of a session do.
+pub const SESSION_MARK: &[u8] = b"COFFERDAM_SESSION=";
+
 /// The processes that stand below this one, as many as can be found without holding up a worker.
 pub fn descendants(leader: i32) -> Vec<Named> {
     let tree = with_descendants_up_to(DESCENDANTS_MAX, proc::stat(leader).into_iter().collect(), &[]);

@@ -24,7 +24,7 @@ use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::census::Ground;
 use crate::process::errands::Errands;
 use crate::process::identity::{BaseEnvironment, Policy};
-use crate::process::launch::{Common, HardLimits, NprocRule};
+use crate::process::launch::{self, Common, HardLimits, NprocRule};
 use crate::process::living::{Living, is_of_own_session};
 use crate::process::pool::{self, UidRange};
 use crate::process::proc;
@@ -93,12 +93,9 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     // Before any thread: it changes the umask for a moment.
     let listeners = Listeners::open(&config, gateway_poll.registry()).map_err(StartError::Listen)?;
     let address = listeners.tcp_address();
-    let policy = Policy::of_config(&config, &Host::probe()).map_err(StartError::Config)?;
-    let uids = match policy {
-        Policy::Pool { base, .. } => Some(UidRange::lock(base, config.children.uid_count).map_err(StartError::Config)?),
-        Policy::Same | Policy::As { .. } => None,
-    };
-    pool::refuse_neutral_processes(&policy).map_err(StartError::Config)?;
+    let host = Host::probe();
+    let policy = Policy::of_config(&config, &host).map_err(StartError::Config)?;
+    let uids = pool::claim(&policy, &host).map_err(StartError::Config)?;
     let signals = options.signals.then(|| Signals::install(options.hangup_stops)).transpose();
     let signals = system("listen to signals", signals)?;
     let guard = options.signals.then(getppid);
@@ -117,7 +114,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     }
     let setup = Arc::new(Setup {
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
-        common: common(&config, &policy, options.exclusive),
+        common: common(&config, &policy, &options),
         workspaces: Arc::new(workspaces),
         retained_bytes: Default::default(),
         config: config.clone(),
@@ -178,7 +175,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         reaper: reaper.clone(),
         stats: stats.clone(),
         buffers: buffers.clone(),
-        uids: setup.policy.pool_range(),
+        uids: setup.policy.session_range(),
         workspaces: setup.workspaces.clone(),
         relief: relief.clone(),
         own: gateway.clone(),
@@ -271,7 +268,7 @@ fn random_name() -> io::Result<String> {
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
+fn common(config: &Config, policy: &Policy, options: &Options) -> Common {
     let own = nix::unistd::Uid::effective();
     let host = Host::probe();
     let hard = |resource: rlimit::Resource| match resource.get() {
@@ -296,7 +293,9 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
             core: hard(rlimit::Resource::CORE),
         },
         // In a process of our own nothing changes after this; elsewhere anything may.
-        signals: if exclusive { crate::process::proc::own_signals() } else { u64::MAX },
+        signals: if options.exclusive { crate::process::proc::own_signals() } else { u64::MAX },
+        inherit: options.inherit,
+        fixed_limits: fixed_limits(options, host.can_raise_limits()),
         core_is_piped: core_pattern.starts_with('|'),
         nproc: match policy {
             Policy::Pool { .. } => NprocRule::OfSession,
@@ -305,6 +304,17 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
             Policy::Same => NprocRule::AboveUid(own.as_raw()),
         },
     }
+}
+
+/// In a process of our own nothing changes any more: what we have so already a child inherits.
+fn fixed_limits(options: &Options, can_raise: bool) -> Vec<(u32, u64, u64)> {
+    if options.inherit {
+        return Vec::new();
+    }
+    let own = crate::sys::process::limit;
+    let mut limits = launch::fixed_limits(|resource| own(resource).map(|(_, hard)| hard), can_raise);
+    limits.retain(|&(resource, soft, hard)| !options.exclusive || own(resource) != Some((soft, hard)));
+    limits
 }
 
 /// What this version can do, in the words of the protocol.

@@ -8,12 +8,27 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
+
+/// One raw system call of a child.
+macro_rules! raw {
+    ($number:expr $(, $argument:expr)*) => {
+        // SAFETY: a raw system call on values that the parent prepared and keeps alive; it touches nothing of libc
+        // but errno, which is this thread's and the parent's in turn, never at once.
+        unsafe { libc::syscall($number $(, $argument as c_long)*) }
+    };
+}
+
+mod helper;
+mod report;
+
+pub(super) use self::helper::help;
+pub use self::helper::kill_all_of;
+pub use self::report::Report;
 
 /// Everything about a child, decided before it exists.
 #[derive(Debug)]
@@ -37,6 +52,8 @@ pub struct Plan {
     pub umask: u32,
     pub identity: Option<Identity>,
     pub no_new_privs: bool,
+    /// It gets a session keyring of its own, and not the one of whoever started us.
+    pub fresh_keyring: bool,
     /// Its input is a terminal, which becomes the one that controls it.
     pub terminal: bool,
     /// Signals whose dispositions may not be the default here; bit N-1 for signal N.
@@ -54,38 +71,6 @@ pub struct Identity {
     /// uid because that rule holds for us too: with one for all, `kill(-1)` as one uid would reach whatever we do as
     /// another.
     pub neutral: u32,
-}
-
-/// What the child says through the memory that it shares with us; another thread may read it while we stand still.
-#[derive(Debug, Default)]
-pub struct Report {
-    pid: AtomicI32,
-    stage: AtomicI32,
-    errno: AtomicI32,
-    /// Held while the child is killed by its number, and while that number is forgotten before the child is reaped.
-    killing: Mutex<()>,
-}
-
-impl Report {
-    /// The child, as soon as it runs; pinned until the thread that started it has reaped it or given it away.
-    pub fn pid(&self) -> Option<Pid> {
-        Some(self.pid.load(Ordering::Acquire)).filter(|pid| *pid > 0).map(Pid::from_raw)
-    }
-
-    /// Kills the child while the thread that started it stands still; nothing where it is not there yet or any more.
-    #[allow(clippy::disallowed_methods, reason = "the number is forgotten under the same lock before it is reaped")]
-    pub fn kill(&self) {
-        let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pid) = self.pid() {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
-        }
-    }
-
-    /// To be called by whoever is about to reap the child: nobody kills it by its number from here on.
-    pub fn forget(&self) {
-        let _killing = self.killing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.pid.store(0, Ordering::Release);
-    }
 }
 
 /// The step at which a command could not be started.
@@ -150,6 +135,9 @@ impl Stage {
         }
     }
 }
+
+/// keyctl(2); libc has no names for its commands.
+const KEYCTL_JOIN_SESSION_KEYRING: c_long = 1;
 
 /// Bytes of the child's stack until its exec: a few frames without buffers.
 const STACK_BYTES: usize = 64 * 1024;
@@ -220,15 +208,6 @@ pub fn clone_child(
     Err((stage, Errno::from_raw(report.errno.load(Ordering::Acquire))))
 }
 
-/// One raw system call of a child.
-macro_rules! raw {
-    ($number:expr $(, $argument:expr)*) => {
-        // SAFETY: a raw system call on values that the parent prepared and keeps alive; it touches nothing of libc
-        // but errno, which is this thread's and the parent's in turn, never at once.
-        unsafe { libc::syscall($number $(, $argument as c_long)*) }
-    };
-}
-
 /// The same; a failure is told with its stage, and ends the child.
 macro_rules! step {
     ($script:expr, $stage:expr, $number:expr $(, $argument:expr)*) => {{
@@ -236,79 +215,6 @@ macro_rules! step {
         if result < 0 { fail($script, $stage) }
         result
     }};
-}
-
-/// What a helper does when it has its ids: raw system calls alone, as in [`child`].
-pub type Work = fn(*const c_void);
-
-/// What a helper reads.
-struct Help<'a> {
-    /// Real, effective and saved.
-    uids: [u32; 3],
-    /// Groups are left alone without.
-    gid: Option<u32>,
-    work: Work,
-    argument: *const c_void,
-    parent: libc::pid_t,
-    report: &'a Report,
-}
-
-/// Has a child of ours take on other ids, do one thing, and end. We stand still until then; another thread may end it
-/// through `report`. Whether it has done its work. The caller's signals must all be blocked, and `argument` be what
-/// `work` takes it for.
-#[allow(clippy::disallowed_methods, reason = "waits for one named child, which does a single thing and ends")]
-pub(super) fn help(uids: [u32; 3], gid: Option<u32>, work: Work, argument: *const c_void, report: &Report) -> bool {
-    let mut stack = Stack::new();
-    let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let help = Help { uids, gid, work, argument, parent: std::process::id() as libc::pid_t, report };
-    let pointer = (&raw const help).cast_mut().cast::<c_void>();
-    // SAFETY: as in `clone_child`: we stand still until the child has ended, so stack and `help` outlive its use of them.
-    let pid = unsafe { libc::clone(helper, top, flags, pointer) };
-    if pid < 0 {
-        return false;
-    }
-    report.forget();
-    let ended = nix::sys::wait::waitpid(Pid::from_raw(pid), None);
-    matches!(ended, Ok(nix::sys::wait::WaitStatus::Exited(_, 0)))
-}
-
-/// Runs in the child of [`help`].
-extern "C" fn helper(help: *mut c_void) -> c_int {
-    // SAFETY: the pointer is the parent's `Help`, alive and unchanged until our end.
-    let help = unsafe { &*help.cast::<Help>() };
-    let [real, effective, saved] = help.uids;
-    help.report.pid.store(raw!(libc::SYS_getpid) as i32, Ordering::Release);
-    // First of all: a process of ours that hangs is not to hold our listeners and the pipes of others.
-    raw!(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
-    if let Some(gid) = help.gid {
-        let none = std::ptr::null::<libc::gid_t>();
-        if raw!(libc::SYS_setgroups, 0, none) != 0 || raw!(libc::SYS_setresgid, gid, gid, gid) != 0 {
-            exit(1);
-        }
-    }
-    if help.uids.contains(&0) || raw!(libc::SYS_setresuid, real, effective, saved) != 0 {
-        exit(1);
-    }
-    raw!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
-    // After the change of uid, which would clear it.
-    raw!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-    if raw!(libc::SYS_getppid) != c_long::from(help.parent) {
-        exit(1);
-    }
-    (help.work)(help.argument);
-    exit(0)
-}
-
-/// Kills every process of a uid, by a helper that takes the uid on for that: whatever forks meanwhile is hit too, and
-/// nothing can signal the helper.
-pub fn kill_all_of(Identity { uid, neutral, .. }: Identity, report: &Report) -> bool {
-    neutral != uid && help([neutral, uid, neutral], None, kill_all, std::ptr::null(), report)
-}
-
-/// We have no capability any more: this reaches processes of the effective uid and of the real one, and nobody else.
-fn kill_all(_: *const c_void) {
-    raw!(libc::SYS_kill, -1, libc::SIGKILL);
 }
 
 /// Runs in the child, between clone and exec.
@@ -325,11 +231,12 @@ extern "C" fn child(script: *mut c_void) -> c_int {
         step!(script, Stage::Oom, libc::SYS_write, file, value.as_ptr(), value.count_bytes());
         step!(script, Stage::Oom, libc::SYS_close, file);
     }
-    for &(resource, soft, hard) in &plan.limits {
-        limit(script, resource, soft, hard);
-    }
+    // Before the limits, one of which is about it.
     if plan.nice != 0 {
         step!(script, Stage::Nice, libc::SYS_setpriority, libc::PRIO_PROCESS, 0, plan.nice);
+    }
+    for &(resource, soft, hard) in &plan.limits {
+        limit(script, resource, soft, hard);
     }
     step!(script, Stage::Session, libc::SYS_umask, plan.umask);
     let is_trial = plan.programs.is_empty();
@@ -339,6 +246,11 @@ extern "C" fn child(script: *mut c_void) -> c_int {
     }
     if let Some(workspace) = &plan.workspace {
         step!(script, Stage::Cwd, libc::SYS_chdir, workspace.as_ptr());
+    }
+    if plan.fresh_keyring {
+        // As our own uid, whose quota is not a client's to use up. A kernel without keyrings has none to leak, and one
+        // that refuses leaves the empty one of this thread: see `sys::starter`.
+        raw!(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0);
     }
     if let Some(identity) = plan.identity {
         act_as(script, identity);
@@ -386,6 +298,11 @@ extern "C" fn child(script: *mut c_void) -> c_int {
 /// ids and only the file system's uid of the command it would keep CAP_SYS_PTRACE, which opens any /proc/PID/cwd, and
 /// so say yes where no command can start.
 fn act_as(script: &Script, Identity { uid, gid, neutral }: Identity) {
+    if !script.plan.no_new_privs {
+        // What a set-user-ID program or a file's capabilities could give. With no_new_privs they give nothing anyway,
+        // and a program whose capabilities are out of bounds, like ping, would not even start.
+        drop_bounding_set();
+    }
     step!(script, Stage::User, libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
     step!(script, Stage::User, libc::SYS_setresgid, gid, gid, gid);
     // Our capabilities stay permitted, and none is effective; exec clears them. Who has fewer can neither trace this
@@ -393,6 +310,15 @@ fn act_as(script: &Script, Identity { uid, gid, neutral }: Identity) {
     raw!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0);
     step!(script, Stage::User, libc::SYS_setresuid, neutral, uid, neutral);
     step!(script, Stage::User, libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
+}
+
+/// Until the kernel knows no more of them.
+fn drop_bounding_set() {
+    for capability in 0..c_long::from(u64::BITS) {
+        if raw!(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) != 0 {
+            return;
+        }
+    }
 }
 
 /// Tries each path, as execvp does; but a folder that may not be looked into has no say in whether there is a program.

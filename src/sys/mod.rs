@@ -7,4 +7,5 @@ pub mod clone;
 pub mod process;
 pub mod pty;
 pub mod residue;
+pub mod starter;
 pub mod wait;

@@ -94,6 +94,14 @@ pub fn few_malloc_arenas() {
     };
 }
 
+/// A resource limit of ours, soft and hard; none: the kernel does not know it.
+pub fn limit(resource: u32) -> Option<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one limit to where `limit` is, and reads nothing.
+    let got = unsafe { libc::prlimit64(0, resource as _, std::ptr::null(), &raw mut limit) };
+    (got == 0).then_some((limit.rlim_cur, limit.rlim_max))
+}
+
 /// Signals a process group by number, also with signals that have no name. The caller pins the group: its leader is an
 /// unreaped child.
 pub fn signal_group(group: Pid, signal: i32) -> Result<(), Errno> {

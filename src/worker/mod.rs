@@ -44,6 +44,7 @@ use crate::process::child::{Child, Children};
 use crate::process::living::Joined;
 use crate::protocol::encode::Body;
 use crate::sys::clone::Stack;
+use crate::sys::starter;
 
 /// Token of the mailbox; commands use four each from 0 upwards, and never get there.
 pub const INBOX: Token = Token(usize::MAX);
@@ -160,6 +161,9 @@ impl Worker {
     /// siblings of themselves is a child of this thread until its end.
     pub fn run(self: Box<Self>, relief: &Relief, _joined: Joined) {
         let _ = SigSet::all().thread_block();
+        if !self.tools.setup.common.inherit {
+            self.leave_what_is_the_starters();
+        }
         let mut worker = self;
         let mut events = Events::with_capacity(TURN_MAX);
         let mut stack = Stack::new();
@@ -177,6 +181,21 @@ impl Worker {
                 worker.guarded(Some(exec), None, |worker| worker.launched(exec, launched));
             }
             worker.turn(&mut events);
+        }
+    }
+
+    /// Commands inherit from this thread, and nothing of whoever started us is theirs.
+    fn leave_what_is_the_starters(&self) {
+        let steps = [
+            ("inheritable and ambient capabilities", starter::keep_no_capability_across_exec()),
+            ("scheduling priority", starter::reset_priority_of_children(self.tools.setup.common.nice)),
+            ("I/O priority", starter::reset_io_priority()),
+            ("session keyring", starter::leave_session_keyring()),
+        ];
+        for (what, done) in steps {
+            if let Err(errno) = done {
+                log::error!("worker-{}: commands inherit the daemon's {what}: {errno}", self.index);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::protocol::fault::{Fault, Reason};
 impl Desk {
     pub(super) fn ask_stats(&mut self, request: RequestId) -> Decision {
         let mut tally = Box::new(std::mem::take(&mut self.tally));
-        tally.connections_current = self.connections;
+        (tally.connections_current, tally.uids_set_aside) = (self.connections, self.leftovers.set_aside());
         // The statistics answer to whoever asks, so their queue is as long as requests can be in flight.
         let _ = self.stats.send(ToStats::Snapshot { request, tally });
         Decision::Later(Work::Stats)

@@ -97,7 +97,6 @@ impl Desk {
     /// A session's uid and workspace are given back, as far as they are free.
     pub(super) fn take_leftovers(&mut self, session: SessionId, uid: u32, left: Left) {
         self.leftovers.take(session, uid, left, self.turn_began);
-        self.tally.uids_set_aside = self.leftovers.set_aside();
     }
 
     /// Has done what is due.
@@ -142,6 +141,5 @@ impl Desk {
             }
         }
         leftovers.plan(now);
-        self.tally.uids_set_aside = self.leftovers.set_aside();
     }
 }
