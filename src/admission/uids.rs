@@ -47,6 +47,11 @@ impl Uids {
         u64::from(self.count - self.unused_from) + self.clean.len() as u64
     }
 
+    /// Whether less than half of them can be given out now.
+    pub fn is_half_used(&self) -> bool {
+        self.free() * 2 < u64::from(self.count)
+    }
+
     pub fn set_aside(&self) -> u64 {
         self.others.values().filter(|other| other.aside).count() as u64
     }

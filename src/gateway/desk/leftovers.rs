@@ -13,6 +13,8 @@ use crate::process::workspace::Workspaces;
 
 /// A pass looks through folders that may be large, so many sessions share one.
 const PASS_EVERY: Duration = Duration::from_secs(1);
+/// Where half of the pool rests they follow sooner, so that those that are clean rest too; but not one after the other.
+const PASS_SOON: Duration = Duration::from_millis(50);
 /// What could not be removed is tried again so often.
 const RETRY_EVERY: Duration = Duration::from_secs(10);
 /// Uids in one pass.
@@ -84,8 +86,9 @@ impl Leftovers {
     }
 
     fn plan(&mut self, now: Instant) {
-        if self.uids.as_ref().is_some_and(Uids::rest) {
-            self.next_pass.get_or_insert(now + PASS_EVERY);
+        if let Some(uids) = self.uids.as_ref().filter(|uids| uids.rest()) {
+            let pause = if uids.is_half_used() { PASS_SOON } else { PASS_EVERY };
+            self.next_pass = Some(self.next_pass.map_or(now + pause, |at| at.min(now + pause)));
         }
         if self.set_aside() > 0 || !self.sessions.is_empty() {
             self.next_retry.get_or_insert(now + RETRY_EVERY);
