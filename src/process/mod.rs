@@ -6,6 +6,7 @@ pub mod fifos;
 pub mod identity;
 pub mod launch;
 pub mod proc;
+pub mod removal;
 pub mod spawn;
 pub mod tree;
 pub mod workspace;

@@ -4,7 +4,6 @@
 //! `command`.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::shell::Shell;
@@ -14,6 +13,7 @@ use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::message::{Opening, ToGateway};
 use crate::process::identity::Variable;
 use crate::process::launch;
+use crate::process::workspace::Workspace;
 use crate::protocol::budget::Budget;
 use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
@@ -49,7 +49,7 @@ pub struct Session {
     pub cwd: String,
     pub home: String,
     /// Its private directory, if it has one.
-    pub workspace: Option<String>,
+    pub workspace: Option<Workspace>,
     pub idle: Duration,
     /// What is told when it is gone: the record of the command that it was opened for, whose places are free by then.
     pub farewell: Vec<ToGateway>,
@@ -71,10 +71,10 @@ pub struct Session {
 
 impl Session {
     /// `workspace` is its private directory, the default for what it does not name itself.
-    pub fn new(id: SessionId, opening: Opening, workspace: Option<&Path>, setup: &Setup) -> Session {
+    pub fn new(id: SessionId, opening: Opening, workspace: Option<Workspace>, setup: &Setup) -> Session {
         let Opening { request, client, limits, place, spec } = opening;
-        let workspace = workspace.map(|path| path.to_string_lossy().into_owned());
-        let cwd = launch::directory(workspace.as_deref().unwrap_or_default(), spec.cwd.as_deref());
+        let base = workspace.as_ref().map_or("", |workspace| &*workspace.path);
+        let cwd = launch::directory(base, spec.cwd.as_deref());
         let now = Instant::now();
         let uid = setup.policy.of_session(place).filter(|_| setup.policy.is_pool()).map(|identity| identity.uid);
         Session {
@@ -107,8 +107,8 @@ impl Session {
     }
 
     /// A directory as [`Common::plan`](launch::Common::plan) wants it.
-    pub fn place<'a>(&'a self, cwd: &'a str) -> (Option<&'a str>, &'a str) {
-        (self.workspace.as_deref(), cwd)
+    pub fn place<'a>(&'a self, cwd: &'a str) -> (Option<&'a Workspace>, &'a str) {
+        (self.workspace.as_ref(), cwd)
     }
 
     /// The environment of one of its commands.

@@ -86,7 +86,7 @@ impl Worker {
                 spawn_fault(SpawnFault { stage: Stage::Workspace, errno }, "the session's directory")
             })?),
         };
-        let session = Session::new(id, opening, workspace.as_deref(), setup);
+        let session = Session::new(id, opening, workspace, setup);
         self.sessions.insert(id, session);
         Ok(())
     }
