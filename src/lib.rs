@@ -95,6 +95,7 @@ mod ids;
 mod logging;
 mod mailbox;
 mod message;
+mod ownership;
 mod process;
 mod protocol;
 mod reaper;

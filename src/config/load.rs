@@ -53,6 +53,8 @@ fn found(work_base: &Path) -> Option<PathBuf> {
 impl Config {
     /// Reads the file (none: `config.json` of the working directory if it is there), lays each `group.key=JSON` of
     /// `sets` over it, then the two flags, and tells everything that is wrong at once.
+    ///
+    /// As root it takes no file that another user owns or may write to, or could put another in the place of.
     pub fn load(
         path: Option<&Path>,
         sets: &[String],

@@ -14,6 +14,7 @@ mod rules;
 mod source;
 #[cfg(test)]
 mod tests;
+mod trusted;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

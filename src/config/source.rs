@@ -14,6 +14,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::{ConfigError, Origin, shortened};
+use super::trusted;
 
 /// What is read in the working directory when no file is named.
 pub(super) const FILE_NAME: &str = "config.json";
@@ -80,7 +81,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
     }
 }
 
-/// Reads a file whole; errors call it `named`. Never waits: a FIFO or a device is told, not read.
+/// Reads a file whole; errors call it `named`. Never waits: a FIFO or a device is told, not read. As root it reads none
+/// that somebody else could have written.
 pub(super) fn read_file(path: &Path, named: &Path) -> Result<String, ConfigError> {
     let refuse = |reason: String, accepted: &str| {
         fault(&Origin::File(named.to_owned()), String::new(), "", &reason, accepted.to_owned())
@@ -97,6 +99,7 @@ pub(super) fn read_file(path: &Path, named: &Path) -> Result<String, ConfigError
         let kind = if meta.is_dir() { "is a directory" } else { "is not a regular file" };
         return Err(refuse(kind.to_owned(), "a regular file"));
     }
+    trusted::check(&meta, path).map_err(|trusted::Untrusted { reason, accepted }| refuse(reason, &accepted))?;
     let mut bytes = Vec::new();
     // One byte more than allowed, since the file may grow while it is read.
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| failed("read", e))?;

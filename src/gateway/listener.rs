@@ -240,15 +240,26 @@ fn open_unix(path: &Path, mode: u32, registry: &Registry) -> io::Result<UnixList
             _ => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers there")),
         }
     }
-    let before = umask(Mode::from_bits_truncate(0o777));
+    // It is born with its mode: changed by its path afterwards, it could be another file by then.
+    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let bound = UnixListener::bind(path);
     umask(before);
     let mut listener = bound?;
-    let opened = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .and_then(|()| registry.register(&mut listener, UNIX, Interest::READABLE));
+    let opened = born_with(path, mode).and_then(|()| registry.register(&mut listener, UNIX, Interest::READABLE));
     if let Err(error) = opened {
         let _ = std::fs::remove_file(path);
         return Err(error);
     }
     Ok(listener)
+}
+
+/// A default ACL of the folder takes the place of the umask.
+fn born_with(path: &Path, mode: u32) -> io::Result<()> {
+    let found = std::fs::symlink_metadata(path)?.permissions().mode() & 0o777;
+    if found == mode & 0o777 {
+        return Ok(());
+    }
+    let what =
+        format!("its mode would be {found:04o}, not {mode:04o}: the folder has a default ACL (setfacl -k FOLDER)");
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
 }

@@ -123,14 +123,13 @@ impl Errand {
         Some(match self {
             Errand::ForWorker { worker, task } => Done::Worker(worker.clone(), Box::new(task.surrender())),
             Errand::Census { reaper } => Done::Census(reaper.clone(), Counted { again: true, ..Counted::default() }),
-            Errand::CleanUp { uids, sessions, gateway, .. } => Done::CleanedUp(
-                gateway.clone(),
-                Cleaned::nothing(uids, "it takes too long"),
-                sessions.clone(),
-            ),
-            Errand::SaveLimits { path, gateway, .. } => {
-                Done::Saved(gateway.clone(), Err(format!("{} cannot be written: the file system hangs", path.display())))
+            Errand::CleanUp { uids, sessions, gateway, .. } => {
+                Done::CleanedUp(gateway.clone(), Cleaned::nothing(uids, "it takes too long"), sessions.clone())
             }
+            Errand::SaveLimits { path, gateway, .. } => Done::Saved(
+                gateway.clone(),
+                Err(format!("{} cannot be written: the file system hangs", path.display())),
+            ),
             Errand::Reload { .. } => return None,
         })
     }

@@ -7,9 +7,10 @@ use std::path::Path;
 use nix::libc;
 
 use super::identity::{Variable, search_path};
+use super::workspace::Workspace;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::Program;
-use crate::sys::clone::{Identity, Plan, c_string};
+use crate::sys::clone::{Folder, Identity, Plan, c_string};
 
 /// What all children of this daemon have in common, settled at the start.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ impl Common {
         &self,
         program: Option<&Program>,
         environment: &[Variable],
-        (workspace, cwd): (Option<&str>, &str),
+        (workspace, cwd): (Option<&Workspace>, &str),
         limits: &Limits,
         identity: Option<Identity>,
     ) -> Plan {
@@ -163,13 +164,14 @@ fn found(program: &Program, environment: &[Variable]) -> (Vec<CString>, bool, Ve
 
 /// How to get to a directory: first to the session's own, if it is there or below, and from there by the rest. Links in
 /// the rest are the session's doing, so the rest is for the session's uid to follow.
-fn steps_to(workspace: Option<&str>, cwd: &str) -> (Option<CString>, Option<CString>) {
-    let below = workspace.and_then(|workspace| Some((workspace, Path::new(cwd).strip_prefix(workspace).ok()?)));
+fn steps_to(workspace: Option<&Workspace>, cwd: &str) -> (Option<(Folder, CString)>, Option<CString>) {
+    let below = workspace.and_then(|workspace| Some((workspace, Path::new(cwd).strip_prefix(&workspace.path).ok()?)));
     match below {
         None => (None, Some(c_string(cwd))),
         Some((workspace, rest)) => {
             let rest = rest.as_os_str().as_bytes();
-            (Some(c_string(workspace)), (!rest.is_empty()).then(|| c_string(rest)))
+            let entered = (workspace.folder.clone(), workspace.name.clone());
+            (Some(entered), (!rest.is_empty()).then(|| c_string(rest)))
         }
     }
 }
@@ -184,6 +186,12 @@ pub fn directory(base: &str, asked: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use nix::fcntl::{Flock, FlockArg};
+
     use super::*;
 
     fn common(hard: u64) -> Common {
@@ -210,17 +218,20 @@ mod tests {
 
     #[test]
     fn inv14_only_the_workspace_is_entered_before_the_uid_changes() {
+        let folder = File::open("/").map(OwnedFd::from).unwrap();
+        let folder = Arc::new(Flock::lock(folder, FlockArg::LockShared).unwrap());
+        let own = Workspace { path: "/w/s1".to_owned(), folder, name: c_string("s1") };
         let steps = |workspace, cwd| {
             let (workspace, cwd) = steps_to(workspace, cwd);
             let text = |path: Option<CString>| path.map(|path| path.into_string().unwrap());
-            (text(workspace), text(cwd))
+            (text(workspace.map(|(_, name)| name)), text(cwd))
         };
         let both = |workspace: &str, cwd: &str| (Some(workspace.to_owned()), Some(cwd.to_owned()));
         assert_eq!(steps(None, "/root"), (None, Some("/root".into())));
-        assert_eq!(steps(Some("/w/s1"), "/w/s1"), (Some("/w/s1".into()), None));
-        assert_eq!(steps(Some("/w/s1"), "/w/s1/link/x"), both("/w/s1", "link/x"));
-        assert_eq!(steps(Some("/w/s1"), "/w/s1/../s2"), both("/w/s1", "../s2"));
-        assert_eq!(steps(Some("/w/s1"), "/w/s10"), (None, Some("/w/s10".into())));
+        assert_eq!(steps(Some(&own), "/w/s1"), (Some("s1".into()), None));
+        assert_eq!(steps(Some(&own), "/w/s1/link/x"), both("s1", "link/x"));
+        assert_eq!(steps(Some(&own), "/w/s1/../s2"), both("s1", "../s2"));
+        assert_eq!(steps(Some(&own), "/w/s10"), (None, Some("/w/s10".into())));
     }
 
     #[test]

@@ -78,9 +78,8 @@ impl Others {
 
 impl Part {
     fn knows(&self, pid: i32) -> bool {
-        let is_started = || {
-            self.starting.iter().any(|(_, ticket)| ticket.report.pid().is_some_and(|own| own.as_raw() == pid))
-        };
+        let is_started =
+            || self.starting.iter().any(|(_, ticket)| ticket.report.pid().is_some_and(|own| own.as_raw() == pid));
         self.leaders.contains_key(&pid) || is_started()
     }
 
@@ -188,7 +187,10 @@ impl Living {
     }
 
     /// Reaps a stray if it is dead; never waits.
-    #[expect(clippy::disallowed_methods, reason = "a named child that no worker has started, under the lock of reaping")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a named child that no worker has started, under the lock of reaping"
+    )]
     pub fn reap(&self, stray: i32) -> bool {
         let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);
         if self.parts().any(|part| part.knows(stray)) {

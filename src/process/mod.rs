@@ -9,6 +9,7 @@ pub mod launch;
 pub mod living;
 pub mod pool;
 pub mod proc;
+pub mod removal;
 pub mod residue;
 pub mod spawn;
 pub mod tree;

@@ -5,19 +5,22 @@
 //! by the hundred.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::proc;
+use super::removal::{Outgoing, each};
 use super::spawn::Ticket;
-use super::workspace::remove_tree;
+use super::workspace::RUN_PREFIX;
+use crate::sys::clone::c_string;
 use crate::sys::residue::{Leavings, mount_queues, remove_as};
 
 /// Uids that were to be cleaned, and what is left of each, if anything is.
@@ -164,39 +167,44 @@ const FOLDER: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_C
 
 /// Removes what belongs to these uids in a folder that everybody may write to.
 fn remove_files(folder: &OwnedFd, name: &str, uids: &HashSet<u32>, cleaned: &mut Cleaned) {
-    let Ok(mut entries) = Dir::openat(folder, c".", FOLDER, Mode::empty()) else { return };
-    for entry in entries.iter() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(errno) => {
-                // What was not seen may be anybody's.
-                uids.iter().for_each(|uid| cleaned.note(*uid, || format!("{name} cannot be read: {}", errno.desc())));
-                return;
-            }
-        };
-        let file = entry.file_name();
-        if file == c"." || file == c".." {
-            continue;
-        }
-        let Some((uid, is_dir)) = owner(folder, file, entry.file_type()).filter(|(uid, _)| uids.contains(uid)) else {
-            continue;
-        };
-        let removed = match is_dir {
-            true => remove_tree(folder, file),
-            false => unlinkat(folder, file, UnlinkatFlags::NoRemoveDir),
-        };
-        if let Err(errno) = removed
-            && errno != Errno::ENOENT
+    let until = Instant::now() + FOLDER_MAX;
+    let read = each(folder, |file, _| {
+        let Ok(facts) = fstatat(folder, file, AtFlags::AT_SYMLINK_NOFOLLOW) else { return true };
+        if uids.contains(&facts.st_uid)
+            && let Err(errno) = remove(folder, file, &facts, until)
         {
-            cleaned.note(uid, || format!("{file:?} in {name} cannot be removed: {}", errno.desc()));
+            cleaned.note(facts.st_uid, || format!("{file:?} in {name} cannot be removed: {}", errno.desc()));
         }
+        Instant::now() < until
+    });
+    if let Err(errno) = read.and_then(|()| if Instant::now() < until { Ok(()) } else { Err(Errno::ETIMEDOUT) }) {
+        // What was not seen may be anybody's.
+        uids.iter().for_each(|uid| cleaned.note(*uid, || format!("{name} cannot be read: {}", errno.desc())));
     }
 }
 
-fn owner(folder: &OwnedFd, file: &CStr, kind: Option<Type>) -> Option<(u32, bool)> {
-    let FileStat { st_uid, st_mode, .. } = fstatat(folder, file, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-    let is_dir = kind.map_or(st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR, |kind| kind == Type::Directory);
-    Some((st_uid, is_dir))
+/// One folder is looked at for so long: a million files are read in less.
+const FOLDER_MAX: Duration = Duration::from_secs(8);
+
+fn remove(folder: &OwnedFd, file: &CStr, facts: &FileStat, until: Instant) -> Result<(), Errno> {
+    let is_dir = facts.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;
+    let flags = if is_dir { UnlinkatFlags::RemoveDir } else { UnlinkatFlags::NoRemoveDir };
+    match unlinkat(folder, file, flags) {
+        Err(Errno::ENOENT) => Ok(()),
+        Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+            let outgoing = outgoing_name();
+            let removed = Outgoing::open(folder, &outgoing)?.remove(folder, &[file], c"uid", until);
+            let _ = unlinkat(folder, &*outgoing, UnlinkatFlags::RemoveDir);
+            removed
+        }
+        removed => removed,
+    }
+}
+
+/// A name that nobody can have taken before us, and that a later start knows for one of ours.
+fn outgoing_name() -> CString {
+    let random = RandomState::new().build_hasher().finish();
+    c_string(format!("{RUN_PREFIX}{random:016x}"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::enforcement::{self, Host};
 use crate::gateway::{self, Desk, Gateway, Listeners, Quotas};
 use crate::mailbox::{Mailbox, mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
+use crate::ownership::{Asked, Facts, Foreign};
 use crate::process::census::Ground;
 use crate::process::errands::Errands;
 use crate::process::identity::{BaseEnvironment, Policy};
@@ -30,7 +32,7 @@ use crate::process::pool::{self, UidRange};
 use crate::process::proc;
 use crate::process::residue;
 use crate::process::spawn::Spawner;
-use crate::process::workspace::Workspaces;
+use crate::process::workspace::{Unusable, Workspaces};
 use crate::protocol::encode::Object;
 use crate::reaper::{self, Reaper, Signals};
 use crate::stats::Stats;
@@ -90,6 +92,9 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let config = Arc::new(config);
     let poll = || system("make a poll", Poll::new());
     let (gateway_poll, reaper_poll) = (poll()?, poll()?);
+    if let Some(socket) = &config.unix_socket {
+        trust("unix_socket", "the folder ", folder_of(socket), Asked::OursStay)?;
+    }
     // Before any thread: it changes the umask for a moment.
     let listeners = Listeners::open(&config, gateway_poll.registry()).map_err(StartError::Listen)?;
     let address = listeners.tcp_address();
@@ -104,13 +109,21 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     }
     if let Some(folder) = &config.state_dir {
         system("make the state_dir", make_private(folder))?;
+        trust("state_dir", "", folder, Asked::OursAlone)?;
     }
     let quotas = quotas(&config)?;
     let run = system("read /dev/urandom", random_name())?;
     let workspaces = Workspaces::new(config.children.workspaces.as_deref(), &run, policy != Policy::Same);
     // A program that only brings commands with directories of their own needs none.
     if config.listen.is_some() || config.unix_socket.is_some() || config.children.workspaces.is_some() {
-        system("open the folder of the workspaces", workspaces.open().map_err(io::Error::from))?;
+        if config.children.workspaces.is_none() {
+            let base = std::env::temp_dir();
+            trust("children.workspaces", "is not set, and the temporary folder ", &base, Asked::OursStay)?;
+        }
+        workspaces.open().map_err(|unusable| match unusable {
+            Unusable::Failed(errno) => StartError::System("open the folder of the workspaces", errno.into()),
+            Unusable::Foreign(foreign) => foreign_folder("children.workspaces", "", workspaces.path(), foreign),
+        })?;
     }
     let setup = Arc::new(Setup {
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
@@ -191,11 +204,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         let _ = all_joined.recv();
     }
     let gateway_thread = system("start the gateway", thread("gateway".into(), move || gateway_actor.run()))?;
-    let policy = reaper::Policy {
-        sweep_every: reaper::sweep_every(&config),
-        drain: reaper::drain(&config),
-        guard,
-    };
+    let policy = reaper::Policy { sweep_every: reaper::sweep_every(&config), drain: reaper::drain(&config), guard };
     let reloader = Box::new(Reloader { sources: options.sources, config, setup });
     let links = reaper::Links {
         workers: workers.clone(),
@@ -256,9 +265,29 @@ pub(crate) fn tell_overruled(ledger: &Ledger) {
     }
 }
 
-fn make_private(folder: &std::path::Path) -> io::Result<()> {
+fn make_private(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// A folder of a configured name in which root is to keep something: nobody else may be able to replace that. One that
+/// is not there is told by what needs it.
+fn trust(key: &str, what: &str, folder: &Path, asked: Asked) -> Result<(), StartError> {
+    let facts = folder.metadata().ok();
+    match facts.and_then(|facts| Facts::from(&facts).foreign_to_root(asked)) {
+        Some(foreign) => Err(foreign_folder(key, what, folder, foreign)),
+        None => Ok(()),
+    }
+}
+
+fn foreign_folder(key: &str, what: &str, folder: &Path, foreign: Foreign) -> StartError {
+    let (shown, mend) = (folder.display(), foreign.mend(folder));
+    StartError::Config(format!("{key}: {what}{shown} {foreign}; needed for a daemon of root's: {mend}"))
+}
+
+/// The folder that a file lies in.
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Sixteen hexadecimal digits that no other run has.

@@ -7,10 +7,12 @@
 //! every thread of the parent).
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
+use nix::fcntl::Flock;
 use nix::libc;
 use nix::unistd::Pid;
 
@@ -39,8 +41,9 @@ pub struct Plan {
     pub searched: bool,
     pub argv: Vec<CString>,
     pub envp: Vec<CString>,
-    /// Entered before the uid changes, for folders above it may be closed to that uid: a directory that we made.
-    pub workspace: Option<CString>,
+    /// Entered before the uid changes, for folders above it may be closed to that uid: a directory that we made, by its
+    /// name in a folder that we hold, so that nothing on a path leads elsewhere.
+    pub workspace: Option<(Folder, CString)>,
     /// Entered as the uid that the child has: nobody gets by us where that uid may not go.
     pub cwd: Option<CString>,
     /// Resource and value, soft and hard; RLIMIT_NPROC is `nproc`.
@@ -59,6 +62,9 @@ pub struct Plan {
     /// Signals whose dispositions may not be the default here; bit N-1 for signal N.
     pub signals: u64,
 }
+
+/// A folder that is held, and locked, as long as anybody may enter what is in it.
+pub type Folder = Arc<Flock<OwnedFd>>;
 
 /// A uid and gid to run as, with no other group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,6 +237,12 @@ extern "C" fn child(script: *mut c_void) -> c_int {
         step!(script, Stage::Oom, libc::SYS_write, file, value.as_ptr(), value.count_bytes());
         step!(script, Stage::Oom, libc::SYS_close, file);
     }
+    if let Some((folder, name)) = &plan.workspace {
+        // Before the limits, of which one may forbid another descriptor; the exec closes this one.
+        let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let workspace = step!(script, Stage::Cwd, libc::SYS_openat, folder.as_raw_fd(), name.as_ptr(), flags);
+        step!(script, Stage::Cwd, libc::SYS_fchdir, workspace);
+    }
     // Before the limits, one of which is about it.
     if plan.nice != 0 {
         step!(script, Stage::Nice, libc::SYS_setpriority, libc::PRIO_PROCESS, 0, plan.nice);
@@ -243,9 +255,6 @@ extern "C" fn child(script: *mut c_void) -> c_int {
     if is_trial {
         // A trial may hang in a file system, and is not to hold our listeners and the pipes of others meanwhile.
         step!(script, Stage::Stdio, libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
-    }
-    if let Some(workspace) = &plan.workspace {
-        step!(script, Stage::Cwd, libc::SYS_chdir, workspace.as_ptr());
     }
     if plan.fresh_keyring {
         // As our own uid, whose quota is not a client's to use up. A kernel without keyrings has none to leak, and one

@@ -10,7 +10,7 @@ use super::session::State;
 use crate::ids::{RequestId, SessionId};
 use crate::message::{Left, ToGateway, ToReaper, UidFate};
 use crate::process::errands::{Errand, Task};
-use crate::process::workspace::Removed;
+use crate::process::removal::Removed;
 use crate::protocol::fault::Fault;
 
 impl Worker {

@@ -4,7 +4,6 @@
 //! `command`.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use crate::process::identity::Variable;
 use crate::process::launch;
 use crate::process::living::{Facts, Living, LivingSession};
 use crate::process::tree::Marks;
+use crate::process::workspace::Workspace;
 use crate::protocol::budget::Budget;
 use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
@@ -59,7 +59,7 @@ pub struct Session {
     pub cwd: String,
     pub home: String,
     /// Its private directory, if it has one.
-    pub workspace: Option<String>,
+    pub workspace: Option<Workspace>,
     pub idle: Duration,
     /// What is told when it is gone: the record of the command that it was opened for, whose places are free by then.
     pub farewell: Vec<ToGateway>,
@@ -84,13 +84,13 @@ impl Session {
     pub fn new(
         id: SessionId,
         opening: Opening,
-        workspace: Option<&Path>,
+        workspace: Option<Workspace>,
         setup: &Setup,
         living: &Arc<Living>,
     ) -> Session {
         let Opening { request, client, limits, place, clean_at_end, spec } = opening;
-        let workspace = workspace.map(|path| path.to_string_lossy().into_owned());
-        let cwd = launch::directory(workspace.as_deref().unwrap_or_default(), spec.cwd.as_deref());
+        let base = workspace.as_ref().map_or("", |workspace| &*workspace.path);
+        let cwd = launch::directory(base, spec.cwd.as_deref());
         let now = Instant::now();
         let identity = setup.policy.of_session(place);
         let alone = identity.filter(|_| setup.policy.is_pool());
@@ -136,8 +136,8 @@ impl Session {
     }
 
     /// A directory as [`Common::plan`](launch::Common::plan) wants it.
-    pub fn place<'a>(&'a self, cwd: &'a str) -> (Option<&'a str>, &'a str) {
-        (self.workspace.as_deref(), cwd)
+    pub fn place<'a>(&'a self, cwd: &'a str) -> (Option<&'a Workspace>, &'a str) {
+        (self.workspace.as_ref(), cwd)
     }
 
     /// The environment of one of its commands.

@@ -85,7 +85,7 @@ impl Worker {
                 spawn_fault(SpawnFault { stage: Stage::Workspace, errno }, "the session's directory")
             })?),
         };
-        let session = Session::new(id, opening, workspace.as_deref(), setup, self.tools.living());
+        let session = Session::new(id, opening, workspace, setup, self.tools.living());
         self.sessions.insert(id, session);
         Ok(())
     }

@@ -173,7 +173,7 @@ impl Worker {
         // Its commands have that each for itself.
         (limits.cpu_ms, limits.memory_bytes) = (None, None);
         let plan =
-            setup.common.plan(Some(&shell.program()), &environment, (workspace.as_deref(), &cwd), &limits, identity);
+            setup.common.plan(Some(&shell.program()), &environment, (workspace.as_ref(), &cwd), &limits, identity);
         let (marks, running) = (shell.marks.clone(), of_host(shell.program(), limits));
         (shell.stand, shell.host) = (Stand::Starting, Some(exec));
         match Command::host(exec, id, plan, marks, running, &mut self.tools) {

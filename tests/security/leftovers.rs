@@ -53,7 +53,8 @@ fn leave_and_look(daemon: &Daemon, hostile: &Hostile) {
     let session = conn.open(json!({}));
     run(&mut conn, json!({"session": session, "argv": hostile.argv(&["leave", &key, &name])}));
     // The control: within the session all of it is found.
-    let (things, uid) = found(&run(&mut conn, json!({"session": session, "argv": hostile.argv(&["find", &key, &name])})));
+    let (things, uid) =
+        found(&run(&mut conn, json!({"session": session, "argv": hostile.argv(&["find", &key, &name])})));
     for thing in ["shm", "msg", "sem", "/tmp", "/tmp.d", "/dev/shm", "/dev/shm.d"] {
         assert!(things.iter().any(|found| found == thing), "no {thing} among {things:?}");
     }

@@ -45,7 +45,8 @@ fn inv2_a_sibling_of_the_command_ends_with_the_command() {
     let mut conn = daemon.tcp();
 
     for session in [None, Some(conn.open(json!({})))] {
-        let record = run(&mut conn, json!({"session": session, "argv": hostile.argv(&["sibling", "2", "0", "600", "0"])}));
+        let record =
+            run(&mut conn, json!({"session": session, "argv": hostile.argv(&["sibling", "2", "0", "600", "0"])}));
         assert!(text(&record).starts_with("2 made"), "{record}");
         if is_root() {
             assert_eq!(record["descendants_killed"], 2, "{record}");
@@ -101,7 +102,8 @@ fn a_sibling_is_gone_when_the_close_of_its_session_is_answered() {
 
     for verb in [vec!["sibling", "3", "0", "600", "600"], vec!["sibling_chain", "20"]] {
         let session = conn.open(json!({"shell": true}));
-        let id = conn.ask("exec.run", json!({"session": session, "cmd": format!("{} {}", hostile.path(), verb.join(" "))}));
+        let id =
+            conn.ask("exec.run", json!({"session": session, "cmd": format!("{} {}", hostile.path(), verb.join(" "))}));
         wait_until("it runs", DEADLINE, || (!living(hostile.path()).is_empty()).then_some(()));
         close(&mut other, &session);
         if is_root() {

@@ -18,7 +18,9 @@ impl Folder {
         fs::create_dir(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let folder = Folder(path);
-        folder.open_to_all("tmp");
+        let scratch = folder.open_to_all("tmp");
+        // As /tmp: for root's daemon, others must not be able to take away what is in it.
+        fs::set_permissions(scratch, fs::Permissions::from_mode(0o1777)).unwrap();
         folder
     }
 

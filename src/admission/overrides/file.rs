@@ -8,13 +8,14 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 use nix::unistd::geteuid;
 
 use super::Overrides;
+use crate::ownership::{Asked, Facts};
 
 /// Twice what [`CLIENTS_MAX`](super::CLIENTS_MAX) clients take whose names are all of characters that JSON writes in
 /// six bytes: a larger file is none of ours.
@@ -119,11 +120,8 @@ fn read(path: &Path) -> Result<Option<Overrides>, StateError> {
     if !meta.is_file() {
         return refuse("is not a regular file");
     }
-    if meta.uid() != geteuid().as_raw() {
-        return refuse(&format!("belongs to the user {}, not to {}", meta.uid(), geteuid()));
-    }
-    if meta.mode() & 0o022 != 0 {
-        return refuse(&format!("may be written by others: its mode is {:04o}", meta.mode() & 0o7777));
+    if let Some(foreign) = Facts::from(&meta).foreign_to(geteuid().as_raw(), Asked::OursAlone) {
+        return refuse(&foreign.to_string());
     }
     let mut bytes = Vec::new();
     let read = file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes);

@@ -137,8 +137,9 @@ impl Desk {
     fn no_uid(&self) -> Fault {
         let mut fault = Fault::capacity("sessions", self.config.sessions.max_sessions, self.slots.sessions());
         let aside = self.leftovers.set_aside();
-        fault.message =
-            format!("no uid is left for a session: {aside} are set aside, for something of their last sessions is left");
+        fault.message = format!(
+            "no uid is left for a session: {aside} are set aside, for something of their last sessions is left"
+        );
         fault
     }
 

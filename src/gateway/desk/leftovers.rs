@@ -140,7 +140,10 @@ impl Desk {
             if uids.set_aside() > before
                 && let Some((uid, Some(left))) = cleaned.tried.iter().find(|(_, left)| left.is_some())
             {
-                log::warn!("{} uids are set aside, for something of their sessions is left (uid {uid}: {left})", uids.set_aside());
+                log::warn!(
+                    "{} uids are set aside, for something of their sessions is left (uid {uid}: {left})",
+                    uids.set_aside()
+                );
             }
         }
         leftovers.plan(now);
