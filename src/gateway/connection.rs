@@ -55,6 +55,9 @@ pub struct Connection {
     inflight_max: usize,
     line_timeout: Duration,
     write_stall: Duration,
+    opened: Instant,
+    /// It must have sent a request so long after it came; none: whoever runs in our own process has all the time.
+    first_line: Option<Duration>,
     /// When the line that is not complete began.
     line_since: Option<Instant>,
     /// When the socket last took something, while something waits.
@@ -64,6 +67,7 @@ pub struct Connection {
 impl Connection {
     /// `client` is its client's account, below that of the `daemon`.
     pub fn new(socket: Socket, peer: Peer, daemon: &Account, client: &Account, config: &Connections) -> Self {
+        let first_line = (!peer.is_ourselves).then(|| Duration::from_secs_f64(config.first_line_s));
         Connection {
             holding: Holding::new(daemon, client, config.max_line_bytes, READ_BYTES),
             more_lines: false,
@@ -86,6 +90,8 @@ impl Connection {
             inflight_max: config.max_inflight_per_connection as usize,
             line_timeout: Duration::from_secs_f64(config.line_timeout_s),
             write_stall: Duration::from_secs_f64(config.write_stall_s),
+            opened: Instant::now(),
+            first_line,
             line_since: None,
             stalled_since: None,
         }
@@ -99,6 +105,7 @@ impl Connection {
         self.soft_bytes = config.write_buffer_soft_bytes as usize;
         self.inflight_max = config.max_inflight_per_connection as usize;
         self.line_timeout = Duration::from_secs_f64(config.line_timeout_s);
+        self.first_line = self.first_line.map(|_| Duration::from_secs_f64(config.first_line_s));
         self.write_stall = Duration::from_secs_f64(config.write_stall_s);
     }
 
@@ -228,13 +235,17 @@ impl Connection {
     }
 
     pub fn may_time_out(&self) -> bool {
-        self.line_since.is_some() || self.stalled_since.is_some() || self.linger_until.is_some()
+        let asks_nothing = !self.had_good_line && self.first_line.is_some();
+        asks_nothing || self.line_since.is_some() || self.stalled_since.is_some() || self.linger_until.is_some()
     }
 
     pub fn timed_out(&self, now: Instant) -> Option<&'static str> {
         let over = |since: Option<Instant>, limit: Duration| since.is_some_and(|since| now >= since + limit);
         if self.linger_until.is_some_and(|until| now >= until) {
             return Some("it has not closed its side");
+        }
+        if !self.had_good_line && self.first_line.is_some_and(|limit| over(Some(self.opened), limit)) {
+            return Some("it has not sent a request in time");
         }
         if over(self.line_since, self.line_timeout) {
             return Some("a line was not completed in time");

@@ -42,7 +42,7 @@ use crate::admission::rate::Limiter;
 use crate::admission::slots::Slots;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
-use crate::ids::{ExecId, RequestId, SessionId};
+use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::mailbox::Mailbox;
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errand;
@@ -99,6 +99,8 @@ pub struct Desk {
     last_exec: u64,
     last_request: u64,
     connections: u64,
+    /// Of each client that has any.
+    connections_of: HashMap<ClientName, u64>,
     tally: Tally,
     /// When which subscriber gets its statistics.
     beats: Deadlines<Token>,
@@ -139,6 +141,7 @@ impl Desk {
             last_exec: 0,
             last_request: 0,
             connections: 0,
+            connections_of: HashMap::new(),
             tally: Tally::default(),
             beats: Deadlines::default(),
             start: Instant::now(),
@@ -172,23 +175,40 @@ impl Desk {
 
     // Connections.
 
-    /// Whether there is room for one more connection; some places are for the Unix socket alone.
-    pub fn admit(&mut self, unix: bool) -> Result<(), Fault> {
-        let config = &self.config.connections;
-        let reserved = if unix || self.config.unix_socket.is_none() { 0 } else { config.reserved_connections };
+    /// Takes one more connection in, or says why there is no room for it.
+    pub fn admit(&mut self, client: &ClientName, unix: bool) -> Result<(), Fault> {
         self.tally.connections_total += 1;
-        if self.connections >= config.max_connections.saturating_sub(reserved) {
+        self.check_connection(client, unix).inspect_err(|fault| {
             self.tally.connections_rejected += 1;
-            let fault = Fault::capacity("connections", config.max_connections, self.connections);
-            self.count_error(&fault);
-            return Err(fault);
-        }
+            self.count_error(fault);
+        })?;
         self.connections += 1;
+        *self.connections_of.entry(client.clone()).or_default() += 1;
         Ok(())
     }
 
-    pub fn connection_gone(&mut self) {
+    /// Some places are for the Unix socket alone, and nobody has all of them.
+    fn check_connection(&self, client: &ClientName, unix: bool) -> Result<(), Fault> {
+        let config = &self.config.connections;
+        let reserved = if unix || self.config.unix_socket.is_none() { 0 } else { config.reserved_connections };
+        if self.connections >= config.max_connections.saturating_sub(reserved) {
+            return Err(Fault::capacity("connections", config.max_connections, self.connections));
+        }
+        let own = self.connections_of.get(client).copied().unwrap_or(0);
+        if own >= config.max_connections_per_client {
+            return Err(Fault::too_many_connections(client, config.max_connections_per_client, own));
+        }
+        Ok(())
+    }
+
+    pub fn connection_gone(&mut self, client: &ClientName) {
         self.connections -= 1;
+        if let Some(own) = self.connections_of.get_mut(client) {
+            *own -= 1;
+            if *own == 0 {
+                self.connections_of.remove(client);
+            }
+        }
     }
 
     /// A client is gone: its commands are cancelled, its sessions closed, its answers forgotten.

@@ -76,6 +76,8 @@ impl Source for Socket {
 pub struct Peer {
     pub client: ClientName,
     pub admin: bool,
+    /// It is the program that we run inside of.
+    pub is_ourselves: bool,
 }
 
 impl Peer {
@@ -84,13 +86,19 @@ impl Peer {
         match getsockopt(stream, sockopt::PeerCredentials) {
             Ok(peer) => {
                 let own = nix::unistd::Uid::effective().as_raw();
-                Peer { client: format!("uid:{}", peer.uid()).into(), admin: peer.uid() == 0 || peer.uid() == own }
+                let admin = peer.uid() == 0 || peer.uid() == own;
+                Peer { client: format!("uid:{}", peer.uid()).into(), admin, is_ourselves: false }
             }
-            Err(_) => Peer { client: "uid:unknown".into(), admin: false },
+            Err(_) => Peer { client: "uid:unknown".into(), admin: false, is_ourselves: false },
         }
     }
 
+    /// The program that we run inside of, over a pair of sockets.
+    pub fn of_ourselves(stream: &impl AsFd) -> Peer {
+        Peer { is_ourselves: true, ..Peer::of_unix(stream) }
+    }
+
     pub fn of_tcp(address: IpAddr) -> Peer {
-        Peer { client: format!("ip:{}", address.to_canonical()).into(), admin: false }
+        Peer { client: format!("ip:{}", address.to_canonical()).into(), admin: false, is_ourselves: false }
     }
 }

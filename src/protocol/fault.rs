@@ -182,6 +182,12 @@ impl Fault {
             .number("usage", clamp(usage))
     }
 
+    /// One client has as many connections as it may.
+    pub fn too_many_connections(client: &str, limit: u64, usage: u64) -> Self {
+        let message = format!("{client} has {usage} connections, of {limit} that one client may have");
+        Fault { message, ..Fault::capacity("connections", limit, usage) }
+    }
+
     /// What is held for all clients together. Unlike a slot, what is asked for differs from request to request, so it is
     /// told as well: who asks for less may pass.
     pub fn buffers_full(limit: u64, usage: u64, delta: u64) -> Self {

@@ -77,7 +77,8 @@ fn out_of_descriptors_no_client_is_forgotten_and_nothing_spins() {
 
 #[test]
 fn a_daemon_that_may_open_few_descriptors_serves_what_fits_and_forgets_nobody() {
-    let daemon = Launch::new().before_exec(|| rlimit::setrlimit(Resource::NOFILE, 48, 48)).start();
+    let daemon = Launch::new().set("connections.max_connections_per_client", json!(100));
+    let daemon = daemon.before_exec(|| rlimit::setrlimit(Resource::NOFILE, 48, 48)).start();
     let mut crowd: Vec<Conn> = (0..60).map(|_| daemon.tcp()).collect();
     for conn in &mut crowd {
         conn.send_bytes("{\"id\":0,\"method\":\"system.ping\"}\n");
@@ -115,7 +116,7 @@ fn out_of_descriptors_a_command_is_refused_and_later_ones_run() {
 
 #[test]
 fn every_connection_of_a_crowd_is_served() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&[("connections.max_connections_per_client", json!(100))]);
     let mut crowd: Vec<Conn> = (0..100).map(|_| daemon.tcp()).collect();
     for conn in &mut crowd {
         conn.send_bytes("{\"id\":0,\"method\":\"system.ping\"}\n");
@@ -127,7 +128,7 @@ fn every_connection_of_a_crowd_is_served() {
 
 #[test]
 fn a_crowd_that_comes_while_it_stands_still_is_served_when_it_goes_on() {
-    let daemon = Daemon::start(&[]);
+    let daemon = Daemon::start(&[("connections.max_connections_per_client", json!(100))]);
     let mut crowd = Vec::new();
     daemon.while_stopped(|| {
         for _ in 0..100 {

@@ -14,3 +14,4 @@ mod support;
 
 #[expect(dead_code, reason = "the tests that use it come next")]
 mod program;
+mod silent;
