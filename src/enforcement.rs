@@ -217,8 +217,16 @@ fn quotas(config: &Config) -> Row {
     let quotas = &config.quotas;
     let (registered, clients) = (quotas.registered.len(), quotas.clients.len());
     let configured = format!("{}, {registered} registered, {clients} clients", quotas.model.name());
-    Row::new("quotas", configured, "admission")
+    let row = Row::new("quotas", configured, "admission");
+    if config.listen.is_none() {
+        return row;
+    }
+    row.note(ADDRESS_IS_NO_IDENTITY).advise("listen null, and a unix_socket, where a client is a uid")
 }
+
+/// What quotas and rates are worth where a client is an address.
+pub const ADDRESS_IS_NO_IDENTITY: &str = "without tokens a client on TCP is its address, which is no identity: one local \
+    process has as many as it likes, so quotas and rates of clients bind only who plays fair there";
 
 fn rate(config: &Config) -> Row {
     let rate = &config.rate;
@@ -226,7 +234,8 @@ fn rate(config: &Config) -> Row {
         return Row::new("rate", "none", "none").note("requests come as they come");
     };
     let row = Row::new("rate", configured, "admission");
-    if rate.dry_run { row.note("dry_run: counted, and nothing is refused or delayed") } else { row }
+    let row = if rate.dry_run { row.note("dry_run: counted, and nothing is refused or delayed") } else { row };
+    if config.listen.is_some() { row.note("by client, as quotas") } else { row }
 }
 
 fn reserve(config: &Config) -> Row {

@@ -238,9 +238,18 @@ fn quotas_and_rates_say_what_is_configured() {
     let rate = |dry_run| {
         row(&with(|c| c.rate = Rate { rate: Some("5r/s".into()), dry_run, ..c.rate.clone() }), &user(), "rate")
     };
-    assert_eq!((rate(false).configured.as_str(), rate(false).by, rate(false).note), ("5r/s", "admission", None));
+    assert_eq!((rate(false).configured.as_str(), rate(false).by), ("5r/s", "admission"));
     assert!(note(&rate(true)).starts_with("dry_run"));
     assert_eq!(row(&Config::default(), &user(), "rate").by, "none");
+}
+
+#[test]
+fn quotas_of_addresses_are_no_more_than_a_request_and_that_is_said() {
+    let quotas = row(&Config::default(), &user(), "quotas");
+    assert!(note(&quotas).contains("no identity") && quotas.binds, "{quotas:?}");
+    assert!(quotas.advice.unwrap().contains("unix_socket"));
+    let by_uid = row(&with(|c| c.listen = None), &user(), "quotas");
+    assert_eq!((by_uid.note, by_uid.advice), (None, None));
 }
 
 #[test]

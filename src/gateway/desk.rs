@@ -49,6 +49,7 @@ use crate::process::errands::Errand;
 use crate::protocol::answer;
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::limits::Limits;
+use crate::runtime::About;
 use crate::runtime::reload::Report;
 use crate::stats::Tally;
 use crate::worker::Relief;
@@ -67,8 +68,8 @@ pub struct Links {
 pub struct Desk {
     config: Arc<Config>,
     ceilings: Limits,
-    /// What `system.info` tells that only a reload changes, as JSON members.
-    about: Vec<u8>,
+    /// What `system.info` tells that only a reload changes.
+    about: About,
     last_reload: Option<Report>,
     workers: Vec<Mailbox<ToWorker>>,
     reaper: Mailbox<ToReaper>,
@@ -110,7 +111,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(config: Arc<Config>, about: Vec<u8>, quotas: Quotas, links: Links) -> Self {
+    pub fn new(config: Arc<Config>, about: About, quotas: Quotas, links: Links) -> Self {
         Desk {
             ceilings: Limits::of_config(&config.limits),
             slots: Slots::new(config.sessions.max_sessions, config.commands.max_commands),

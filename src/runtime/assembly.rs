@@ -302,37 +302,53 @@ const FEATURES: [&str; 14] = [
     "reload",
 ];
 
-/// The members of `system.info` that only a reload changes.
-pub(super) fn about(config: &Config) -> Vec<u8> {
-    let mut about = Vec::new();
-    let mut object = Object::begin(&mut about);
-    object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
-    object.strings("features", FEATURES);
-    let mut limits = object.object("limits");
+/// What `system.info` tells everybody and only a reload changes, as members of JSON objects, prepared once.
+#[derive(Debug, Clone)]
+pub struct About {
+    pub members: Vec<u8>,
+    /// Of its member `limits`; the quotas are missing, for each client is shown its own.
+    pub limits: Vec<u8>,
+}
+
+pub(super) fn about(config: &Config) -> About {
+    About { members: about_us(config), limits: limits(config) }
+}
+
+fn about_us(config: &Config) -> Vec<u8> {
+    members(|object| {
+        object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
+        object.strings("features", FEATURES);
+        object.raw("enforcement", &enforcement::to_json(&enforcement::report(config, &Host::probe())));
+    })
+}
+
+fn limits(config: &Config) -> Vec<u8> {
     let groups = [
         serde_json::to_value(&config.connections),
         serde_json::to_value(&config.sessions),
         serde_json::to_value(&config.commands),
         serde_json::to_value(&config.limits),
     ];
-    for group in groups.into_iter().flatten() {
-        for (name, value) in group.as_object().into_iter().flatten() {
-            limits.raw(name, value.to_string().as_bytes());
+    let named = [("rate", serde_json::to_vec(&config.rate)), ("memory", serde_json::to_vec(&config.memory))];
+    members(|limits| {
+        for group in groups.into_iter().flatten() {
+            for (name, value) in group.as_object().into_iter().flatten() {
+                limits.raw(name, value.to_string().as_bytes());
+            }
         }
-    }
-    let named = [
-        ("quotas", serde_json::to_vec(&config.quotas)),
-        ("rate", serde_json::to_vec(&config.rate)),
-        ("memory", serde_json::to_vec(&config.memory)),
-    ];
-    for (name, group) in named {
-        limits.raw(name, group.as_deref().unwrap_or(b"null"));
-    }
-    limits.end();
-    object.raw("enforcement", &enforcement::to_json(&enforcement::report(config, &Host::probe())));
+        for (name, group) in named {
+            limits.raw(name, group.as_deref().unwrap_or(b"null"));
+        }
+    })
+}
+
+/// The members of an object, without its braces: they stand among others.
+fn members(fill: impl FnOnce(&mut Object)) -> Vec<u8> {
+    let mut members = Vec::new();
+    let mut object = Object::begin(&mut members);
+    fill(&mut object);
     object.end();
-    // Without its braces: it stands among others.
-    about.pop();
-    about.remove(0);
-    about
+    members.pop();
+    members.remove(0);
+    members
 }
