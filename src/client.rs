@@ -87,7 +87,8 @@ impl Client {
         }
     }
 
-    /// Connects over TCP, as to `"127.0.0.1:7643"`.
+    /// Connects over TCP, as to `"127.0.0.1:7643"`. The daemon closes a connection that asks for nothing within its
+    /// `connections.first_line_s`, so connect when there is something to ask.
     pub fn connect(addr: impl ToSocketAddrs + std::fmt::Display) -> Result<Client, ClientError> {
         let fail = |error| ClientError::Io { step: format!("connect to {addr}"), error };
         let stream = TcpStream::connect(&addr).map_err(fail)?;
@@ -96,7 +97,7 @@ impl Client {
         Ok(Client::from_stream(Stream::Tcp(stream)))
     }
 
-    /// Connects to a Unix socket.
+    /// Connects to a Unix socket; as over TCP, the first request is to come soon.
     pub fn connect_unix(path: impl AsRef<Path>) -> Result<Client, ClientError> {
         let path = path.as_ref();
         let stream = UnixStream::connect(path)

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::getppid;
 
-pub(crate) use self::assembly::messages_max;
 pub(crate) use self::assembly::tell_overruled;
+pub(crate) use self::assembly::{About, messages_max};
 use self::assembly::{Parts, build, system};
 use self::reload::Wish;
 use crate::client::{Client, ClientError, Record, Run};
@@ -128,7 +128,8 @@ impl Runtime {
         Ok(Runtime { gateway, reaper: own, reaper_thread: Some(reaper_thread), parts: Some(parts), address })
     }
 
-    /// A client over a pair of sockets; it is `uid:N` of this process, an admin.
+    /// A client over a pair of sockets; it is `uid:N` of this process, an admin, and counts as a connection of the Unix
+    /// socket would. Unlike there it may be silent for as long as it likes.
     ///
     /// # Errors
     /// The system is out of descriptors.
@@ -245,6 +246,7 @@ fn tell_start(config: &Config, address: Option<SocketAddr>) {
     log::info!("cofferdam {} pid={}", env!("CARGO_PKG_VERSION"), std::process::id());
     if let Some(address) = address {
         log::info!("listening on {address}; without authentication every process of this host can reach it");
+        log::info!("{}", enforcement::ADDRESS_IS_NO_IDENTITY);
         let request = r#"{"id":1,"method":"exec.run","params":{"cmd":"echo hi"}}"#;
         log::info!("try: printf '%s\\n' '{request}' | nc -N {} {}", address.ip(), address.port());
     }

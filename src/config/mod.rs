@@ -80,6 +80,11 @@ pub struct Auth {
 pub struct Connections {
     /// Connections at once, 1 to 100,000; one more gets `CAPACITY` and is closed.
     pub max_connections: u64,
+    /// Connections of one client at once, 1 to 100,000; one more gets `CAPACITY` and is closed.
+    pub max_connections_per_client: u64,
+    /// Seconds in which a connection must have sent a well-formed request; past it the connection is closed.
+    #[serde(serialize_with = "number")]
+    pub first_line_s: f64,
     /// Of them, so many are for the Unix socket alone, where there is one.
     pub reserved_connections: u64,
     /// Unanswered requests of one connection, 1 to 65,536; past it the connection is not read.

@@ -67,6 +67,9 @@ fn connections(r: &mut Reader<'_>) -> Connections {
     let write_buffer_hard_bytes = r.integer("write_buffer_hard_bytes", 16 * MIB, KIB..=64 << 30);
     Connections {
         max_connections,
+        // More than max_connections is allowed: then that one binds.
+        max_connections_per_client: r.integer("max_connections_per_client", 64, 1..=100_000),
+        first_line_s: r.seconds("first_line_s", 10.0, SHORTEST_S..=DAY_S),
         // At most half of few connections: the other listener is not shut out by a default.
         reserved_connections: r.integer("reserved_connections", 4.min(max_connections / 2), 0..=99_999),
         max_inflight_per_connection: r.integer("max_inflight_per_connection", 128, 1..=65_536),

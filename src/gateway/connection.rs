@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::book::{Answered, Book, Member};
 use super::holding::{Holding, UNSENT_WHILE_SHORT};
 use super::outbox::{Outbox, Source};
-use super::socket::{Peer, Socket};
-use crate::admission::buffers::Account;
+use super::socket::{Peer, Socket, Way};
+use crate::admission::buffers::{Account, Share};
 use crate::config::Connections;
 use crate::protocol::answer;
 use crate::protocol::frame::Framer;
@@ -35,6 +35,8 @@ pub struct Connection {
     pub outbox: Outbox,
     pub book: Book,
     pub holding: Holding,
+    /// Among all descriptors; given back with it.
+    _descriptor: Share,
     /// Lines may stand in the buffer that could be carried out.
     pub more_lines: bool,
     /// It stands in the queue of this turn.
@@ -55,6 +57,9 @@ pub struct Connection {
     inflight_max: usize,
     line_timeout: Duration,
     write_stall: Duration,
+    opened: Instant,
+    /// It must have sent a request so long after it came; none: whoever runs in our own process has all the time.
+    first_line: Option<Duration>,
     /// When the line that is not complete began.
     line_since: Option<Instant>,
     /// When the socket last took something, while something waits.
@@ -62,10 +67,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// `client` is its client's account, below that of the `daemon`.
-    pub fn new(socket: Socket, peer: Peer, daemon: &Account, client: &Account, config: &Connections) -> Self {
+    /// `client` is its client's account, below that of the `daemon`; its `descriptor` was claimed when it came.
+    pub fn new(
+        socket: Socket,
+        peer: Peer,
+        descriptor: Share,
+        daemon: &Account,
+        client: &Account,
+        config: &Connections,
+    ) -> Self {
+        let first_line = (peer.way != Way::Inside).then(|| Duration::from_secs_f64(config.first_line_s));
         Connection {
             holding: Holding::new(daemon, client, config.max_line_bytes, READ_BYTES),
+            _descriptor: descriptor,
             more_lines: false,
             socket,
             peer,
@@ -86,6 +100,8 @@ impl Connection {
             inflight_max: config.max_inflight_per_connection as usize,
             line_timeout: Duration::from_secs_f64(config.line_timeout_s),
             write_stall: Duration::from_secs_f64(config.write_stall_s),
+            opened: Instant::now(),
+            first_line,
             line_since: None,
             stalled_since: None,
         }
@@ -99,6 +115,7 @@ impl Connection {
         self.soft_bytes = config.write_buffer_soft_bytes as usize;
         self.inflight_max = config.max_inflight_per_connection as usize;
         self.line_timeout = Duration::from_secs_f64(config.line_timeout_s);
+        self.first_line = self.first_line.map(|_| Duration::from_secs_f64(config.first_line_s));
         self.write_stall = Duration::from_secs_f64(config.write_stall_s);
     }
 
@@ -228,13 +245,17 @@ impl Connection {
     }
 
     pub fn may_time_out(&self) -> bool {
-        self.line_since.is_some() || self.stalled_since.is_some() || self.linger_until.is_some()
+        let asks_nothing = !self.had_good_line && self.first_line.is_some();
+        asks_nothing || self.line_since.is_some() || self.stalled_since.is_some() || self.linger_until.is_some()
     }
 
     pub fn timed_out(&self, now: Instant) -> Option<&'static str> {
         let over = |since: Option<Instant>, limit: Duration| since.is_some_and(|since| now >= since + limit);
         if self.linger_until.is_some_and(|until| now >= until) {
             return Some("it has not closed its side");
+        }
+        if !self.had_good_line && self.first_line.is_some_and(|limit| over(Some(self.opened), limit)) {
+            return Some("it has not sent a request in time");
         }
         if over(self.line_since, self.line_timeout) {
             return Some("a line was not completed in time");
@@ -300,7 +321,8 @@ mod tests {
         let (ours, mut theirs) = mio::net::UnixStream::pair().unwrap();
         let peer = Peer::of_unix(&ours);
         let config = crate::Config::default().connections;
-        let mut connection = Connection::new(Socket::Unix(ours), peer, &account, &account, &config);
+        let mut connection =
+            Connection::new(Socket::Unix(ours), peer, Share::none(&account), &account, &account, &config);
         let mut scratch = [0; 10];
         theirs.write_all(&[b'x'; 10 * DISCARDS_A_TURN + 1]).unwrap();
         assert_eq!(connection.discard(&mut scratch), ReadTurn::Some);
@@ -315,7 +337,8 @@ mod tests {
         let (ours, _theirs) = mio::net::UnixStream::pair().unwrap();
         let peer = Peer::of_unix(&ours);
         let config = crate::Config::default().connections;
-        let mut connection = Connection::new(Socket::Unix(ours), peer, &account, &account, &config);
+        let mut connection =
+            Connection::new(Socket::Unix(ours), peer, Share::none(&account), &account, &account, &config);
         let request = RequestId(1);
         connection.book.asked(request, None);
         let answered = Answered { token: Token(0), request, id: None, place: None, source: (0, request) };

@@ -5,6 +5,7 @@ mod admission;
 mod asking;
 mod beats;
 mod buffers;
+mod descriptors;
 mod entries;
 mod execs;
 mod headroom;
@@ -36,7 +37,9 @@ use self::retries::Keyed;
 use self::routing::{Asked, Decision};
 pub use self::routing::{Asker, Routed};
 use super::book::Book;
-use crate::admission::buffers::{Account, Accounts};
+use super::socket::Peer;
+use crate::admission::buffers::{Account, Accounts, Share};
+use crate::admission::descriptors::Descriptors;
 use crate::admission::headroom::Headroom;
 use crate::admission::queue::Queue;
 use crate::admission::quota::Ledger;
@@ -44,7 +47,7 @@ use crate::admission::rate::Limiter;
 use crate::admission::slots::Slots;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
-use crate::ids::{ExecId, RequestId, SessionId};
+use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::mailbox::Mailbox;
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
 use crate::process::errands::Errand;
@@ -52,6 +55,7 @@ use crate::process::workspace::Workspaces;
 use crate::protocol::answer;
 use crate::protocol::fault::{Fault, Reason};
 use crate::protocol::limits::Limits;
+use crate::runtime::About;
 use crate::runtime::reload::Report;
 use crate::stats::Tally;
 use crate::worker::Relief;
@@ -66,6 +70,7 @@ pub struct Links {
     /// The first uid of sessions, and how many there are, where each has its own.
     pub uids: Option<(u32, u32)>,
     pub workspaces: Arc<Workspaces>,
+    pub descriptors: Descriptors,
     pub relief: Arc<Relief>,
     pub own: Mailbox<ToGateway>,
 }
@@ -73,8 +78,8 @@ pub struct Links {
 pub struct Desk {
     config: Arc<Config>,
     ceilings: Limits,
-    /// What `system.info` tells that only a reload changes, as JSON members.
-    about: Vec<u8>,
+    /// What `system.info` tells that only a reload changes.
+    about: About,
     last_reload: Option<Report>,
     workers: Vec<Mailbox<ToWorker>>,
     reaper: Mailbox<ToReaper>,
@@ -85,6 +90,7 @@ pub struct Desk {
     uid_base: u32,
     leftovers: Leftovers,
     accounts: Accounts,
+    descriptors: Descriptors,
     headroom: Headroom,
     sessions: HashMap<SessionId, Entry>,
     /// Commands from the claim to the release of their slot.
@@ -107,6 +113,8 @@ pub struct Desk {
     last_exec: u64,
     last_request: u64,
     connections: u64,
+    /// Of each client that has any.
+    connections_of: HashMap<ClientName, u64>,
     tally: Tally,
     /// When which subscriber gets its statistics.
     beats: Deadlines<Token>,
@@ -116,7 +124,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(config: Arc<Config>, about: Vec<u8>, quotas: Quotas, links: Links) -> Self {
+    pub fn new(config: Arc<Config>, about: About, quotas: Quotas, links: Links) -> Self {
         Desk {
             ceilings: Limits::of_config(&config.limits),
             slots: Slots::new(config.sessions.max_sessions, config.commands.max_commands),
@@ -126,6 +134,7 @@ impl Desk {
             reaper: links.reaper,
             stats: links.stats,
             accounts: Accounts::new(links.buffers),
+            descriptors: links.descriptors,
             headroom: Headroom::new(),
             relief: links.relief,
             own: links.own,
@@ -149,6 +158,7 @@ impl Desk {
             last_exec: 0,
             last_request: 0,
             connections: 0,
+            connections_of: HashMap::new(),
             tally: Tally::default(),
             beats: Deadlines::default(),
             start: Instant::now(),
@@ -182,23 +192,41 @@ impl Desk {
 
     // Connections.
 
-    /// Whether there is room for one more connection; some places are for the Unix socket alone.
-    pub fn admit(&mut self, unix: bool) -> Result<(), Fault> {
-        let config = &self.config.connections;
-        let reserved = if unix || self.config.unix_socket.is_none() { 0 } else { config.reserved_connections };
+    /// Takes one more connection in, or says why there is no room for it.
+    pub fn admit(&mut self, peer: &Peer) -> Result<Share, Fault> {
         self.tally.connections_total += 1;
-        if self.connections >= config.max_connections.saturating_sub(reserved) {
+        let admitted = self.claim_connection(peer).inspect_err(|fault| {
             self.tally.connections_rejected += 1;
-            let fault = Fault::capacity("connections", config.max_connections, self.connections);
-            self.count_error(&fault);
-            return Err(fault);
-        }
+            self.count_error(fault);
+        })?;
         self.connections += 1;
-        Ok(())
+        *self.connections_of.entry(peer.client.clone()).or_default() += 1;
+        Ok(admitted)
     }
 
-    pub fn connection_gone(&mut self) {
+    /// Some places are for the Unix socket alone, and nobody has all of them. The descriptor that it takes.
+    fn claim_connection(&self, peer: &Peer) -> Result<Share, Fault> {
+        let (config, client) = (&self.config.connections, &peer.client);
+        let is_reserved = !peer.is_by_unix() && self.config.unix_socket.is_some();
+        let reserved = if is_reserved { config.reserved_connections } else { 0 };
+        if self.connections >= config.max_connections.saturating_sub(reserved) {
+            return Err(Fault::capacity("connections", config.max_connections, self.connections));
+        }
+        let own = self.connections_of.get(client).copied().unwrap_or(0);
+        if own >= config.max_connections_per_client {
+            return Err(Fault::too_many_connections(client, config.max_connections_per_client, own));
+        }
+        self.descriptors.connection(peer.is_by_unix()).map_err(descriptors::refusal)
+    }
+
+    pub fn connection_gone(&mut self, client: &ClientName) {
         self.connections -= 1;
+        if let Some(own) = self.connections_of.get_mut(client) {
+            *own -= 1;
+            if *own == 0 {
+                self.connections_of.remove(client);
+            }
+        }
     }
 
     /// A client is gone: its commands are cancelled, its sessions closed, its answers forgotten.

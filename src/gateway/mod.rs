@@ -215,24 +215,26 @@ impl Gateway {
     /// A client in our own process, over a pair of sockets.
     fn adopt(&mut self, stream: UnixStream) {
         if stream.set_nonblocking(true).is_ok() {
-            let peer = Peer::of_unix(&stream);
+            let peer = Peer::of_ourselves(&stream);
             self.take_in(Socket::Unix(mio::net::UnixStream::from_std(stream)), peer);
         }
     }
 
     fn take_in(&mut self, mut socket: Socket, peer: Peer) {
-        if let Err(fault) = self.desk.admit(matches!(socket, Socket::Unix(_))) {
-            return turn_away(socket, &fault);
-        }
+        let descriptor = match self.desk.admit(&peer) {
+            Ok(descriptor) => descriptor,
+            Err(fault) => return turn_away(socket, &fault),
+        };
         let token = Token(self.next_token);
         self.next_token += 1;
         if let Err(error) = self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE) {
             log::warn!("a connection cannot be watched: {error}");
-            return self.desk.connection_gone();
+            return self.desk.connection_gone(&peer.client);
         }
         // What came before the registration shows as an event; nothing is missed.
         let account = self.desk.account(&peer.client);
-        let connection = Connection::new(socket, peer, self.desk.buffers(), &account, &self.desk.config().connections);
+        let config = &self.desk.config().connections;
+        let connection = Connection::new(socket, peer, descriptor, self.desk.buffers(), &account, config);
         self.connections.insert(token, connection);
     }
 

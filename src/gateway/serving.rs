@@ -105,9 +105,9 @@ impl Gateway {
     }
 
     fn forget(&mut self, token: Token) {
-        if self.connections.remove(&token).is_some() {
+        if let Some(connection) = self.connections.remove(&token) {
             self.finished(token);
-            self.desk.connection_gone();
+            self.desk.connection_gone(&connection.peer.client);
         }
     }
 

@@ -15,9 +15,11 @@ use nix::unistd::getppid;
 use super::reload::Reloader;
 use super::{JOIN_MAX, Options, StartError};
 use crate::admission::buffers::Account;
+use crate::admission::descriptors::{self, Descriptors};
 use crate::admission::overrides::{self, Loaded, Overrides};
 use crate::admission::quota::Ledger;
 use crate::config::{Config, Connections};
+use crate::enforcement::descriptors::Needs;
 use crate::enforcement::{self, Host};
 use crate::gateway::{self, Desk, Gateway, Listeners, Quotas};
 use crate::mailbox::{Mailbox, mailbox};
@@ -90,6 +92,7 @@ pub(super) fn system<T>(step: &'static str, result: io::Result<T>) -> Result<T, 
 /// Builds every actor and starts all but the reaper, which the caller runs.
 pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts), StartError> {
     let config = Arc::new(config);
+    let nofile_before = if options.exclusive { raise_descriptors() } else { None };
     let poll = || system("make a poll", Poll::new());
     let (gateway_poll, reaper_poll) = (poll()?, poll()?);
     if let Some(socket) = &config.unix_socket {
@@ -127,7 +130,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     }
     let setup = Arc::new(Setup {
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
-        common: common(&config, &policy, &options),
+        common: Common { nofile_before, ..common(&config, &policy, &options) },
         workspaces: Arc::new(workspaces),
         retained_bytes: Default::default(),
         config: config.clone(),
@@ -158,6 +161,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let errands = system("start a thread", errands)?;
     let relief = Relief::new(spawner, errands, worker_count);
 
+    let descriptors = Descriptors::new();
     let mut threads = Vec::new();
     let mut workers = Vec::new();
     let (joined, all_joined) = bounded(worker_count);
@@ -166,6 +170,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         let (own, inbox) = system("make a mailbox", mailbox(poll.registry(), worker::INBOX, messages_max))?;
         let links = worker::Links {
             relief: relief.clone(),
+            descriptors: descriptors.clone(),
             own: own.clone(),
             gateway: gateway.clone(),
             reaper: reaper.clone(),
@@ -190,6 +195,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         buffers: buffers.clone(),
         uids: setup.policy.session_range(),
         workspaces: setup.workspaces.clone(),
+        descriptors: descriptors.clone(),
         relief: relief.clone(),
         own: gateway.clone(),
     };
@@ -203,6 +209,8 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     for _ in 0..worker_count {
         let _ = all_joined.recv();
     }
+    // All that stays open is open by now, and nobody was accepted yet.
+    descriptors.have(free_descriptors(), &Needs::of(&config));
     let gateway_thread = system("start the gateway", thread("gateway".into(), move || gateway_actor.run()))?;
     let policy = reaper::Policy { sweep_every: reaper::sweep_every(&config), drain: reaper::drain(&config), guard };
     let reloader = Box::new(Reloader { sources: options.sources, config, setup });
@@ -230,6 +238,28 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
             address,
         },
     ))
+}
+
+/// Raises our own soft limit to the hard one, and no further: descriptors cost little, and a command that is refused for
+/// want of one costs a client. What the limits were, if they were lower.
+fn raise_descriptors() -> Option<(u64, u64)> {
+    let (soft, hard) = rlimit::Resource::NOFILE.get().ok()?;
+    if soft == hard {
+        return None;
+    }
+    if let Err(error) = rlimit::Resource::NOFILE.set(hard, hard) {
+        log::warn!("the soft limit of descriptors stays at {soft}, of {hard}: {error}");
+        return None;
+    }
+    Some((soft, hard))
+}
+
+/// How many may be open for clients; counted, for nobody can say what a program that embeds us has open.
+fn free_descriptors() -> u64 {
+    let may_open = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    // One of them is the folder that is read.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count().saturating_sub(1));
+    descriptors::available(may_open, open as u64)
 }
 
 /// A mailbox never holds more than can be under way: requests of all connections, and a few facts for each.
@@ -332,6 +362,7 @@ fn common(config: &Config, policy: &Policy, options: &Options) -> Common {
             Policy::Same if own.is_root() => NprocRule::Exempt,
             Policy::Same => NprocRule::AboveUid(own.as_raw()),
         },
+        nofile_before: None,
     }
 }
 
@@ -364,37 +395,53 @@ const FEATURES: [&str; 14] = [
     "reload",
 ];
 
-/// The members of `system.info` that only a reload changes.
-pub(super) fn about(config: &Config) -> Vec<u8> {
-    let mut about = Vec::new();
-    let mut object = Object::begin(&mut about);
-    object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
-    object.strings("features", FEATURES);
-    let mut limits = object.object("limits");
+/// What `system.info` tells everybody and only a reload changes, as members of JSON objects, prepared once.
+#[derive(Debug, Clone)]
+pub struct About {
+    pub members: Vec<u8>,
+    /// Of its member `limits`; the quotas are missing, for each client is shown its own.
+    pub limits: Vec<u8>,
+}
+
+pub(super) fn about(config: &Config) -> About {
+    About { members: about_us(config), limits: limits(config) }
+}
+
+fn about_us(config: &Config) -> Vec<u8> {
+    members(|object| {
+        object.str("platform", &format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH));
+        object.strings("features", FEATURES);
+        object.raw("enforcement", &enforcement::to_json(&enforcement::report(config, &Host::probe())));
+    })
+}
+
+fn limits(config: &Config) -> Vec<u8> {
     let groups = [
         serde_json::to_value(&config.connections),
         serde_json::to_value(&config.sessions),
         serde_json::to_value(&config.commands),
         serde_json::to_value(&config.limits),
     ];
-    for group in groups.into_iter().flatten() {
-        for (name, value) in group.as_object().into_iter().flatten() {
-            limits.raw(name, value.to_string().as_bytes());
+    let named = [("rate", serde_json::to_vec(&config.rate)), ("memory", serde_json::to_vec(&config.memory))];
+    members(|limits| {
+        for group in groups.into_iter().flatten() {
+            for (name, value) in group.as_object().into_iter().flatten() {
+                limits.raw(name, value.to_string().as_bytes());
+            }
         }
-    }
-    let named = [
-        ("quotas", serde_json::to_vec(&config.quotas)),
-        ("rate", serde_json::to_vec(&config.rate)),
-        ("memory", serde_json::to_vec(&config.memory)),
-    ];
-    for (name, group) in named {
-        limits.raw(name, group.as_deref().unwrap_or(b"null"));
-    }
-    limits.end();
-    object.raw("enforcement", &enforcement::to_json(&enforcement::report(config, &Host::probe())));
+        for (name, group) in named {
+            limits.raw(name, group.as_deref().unwrap_or(b"null"));
+        }
+    })
+}
+
+/// The members of an object, without its braces: they stand among others.
+fn members(fill: impl FnOnce(&mut Object)) -> Vec<u8> {
+    let mut members = Vec::new();
+    let mut object = Object::begin(&mut members);
+    fill(&mut object);
     object.end();
-    // Without its braces: it stands among others.
-    about.pop();
-    about.remove(0);
-    about
+    members.pop();
+    members.remove(0);
+    members
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
-use super::assembly::about;
-use crate::config::{Config, Sources};
+use super::assembly::{About, about};
+use crate::config::{Config, ConfigError, ConfigErrors, Sources};
 use crate::enforcement::{self, Host};
 use crate::process::identity::BaseEnvironment;
 use crate::process::launch::Common;
@@ -47,6 +47,8 @@ pub struct Reloaded {
 pub struct Report {
     pub at: Instant,
     pub error: Option<String>,
+    /// The same for clients who are no admins: without what names others.
+    pub error_for_all: Option<String>,
     /// Keys that have another value now, and keep the old one until a restart.
     pub restart_needed: Vec<String>,
 }
@@ -56,7 +58,7 @@ pub struct Report {
 pub struct Change {
     pub config: Arc<Config>,
     pub setup: Arc<Setup>,
-    pub about: Vec<u8>,
+    pub about: About,
 }
 
 impl Reloader {
@@ -71,7 +73,8 @@ impl Reloader {
     fn read_again(&mut self) -> Reloaded {
         let Some(sources) = &mut self.sources else {
             log::warn!("SIGHUP: the configuration was not read from anywhere, and stays as it is");
-            return refused("there is no file to read again".to_owned());
+            let why = "there is no file to read again".to_owned();
+            return refused(why.clone(), why);
         };
         match sources.load() {
             Ok(config) => self.adopt(&config),
@@ -80,7 +83,7 @@ impl Reloader {
                     log::error!("{error}");
                 }
                 log::error!("SIGHUP: the configuration stays as it was");
-                refused(errors.to_string())
+                refused(errors.to_string(), without_clients(&errors))
             }
         }
     }
@@ -105,14 +108,28 @@ impl Reloader {
         self.config = next;
         let change = Change { config: self.config.clone(), setup: self.setup.clone(), about: about(&self.config) };
         let restart_needed = kept.into_iter().map(|difference| difference.key).collect();
-        let report = Report { at: Instant::now(), error: None, restart_needed };
+        let report = Report { at: Instant::now(), error: None, error_for_all: None, restart_needed };
         Reloaded { report, change: Some(change), told: None }
     }
 }
 
-fn refused(error: String) -> Reloaded {
-    let report = Report { at: Instant::now(), error: Some(error), restart_needed: Vec::new() };
+fn refused(error: String, for_all: String) -> Reloaded {
+    let (error, error_for_all) = (Some(error), Some(for_all));
+    let report = Report { at: Instant::now(), error, error_for_all, restart_needed: Vec::new() };
     Reloaded { report, change: None, told: None }
+}
+
+/// A line an error; what is wrong with the quotas of single clients would name them.
+fn without_clients(errors: &ConfigErrors) -> String {
+    let line = |error: &ConfigError| match error.key.as_str() {
+        key if key == "quotas" || key.starts_with("quotas.clients") => {
+            "quotas: what is wrong there is told to admins".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    let mut lines: Vec<String> = errors.0.iter().map(line).collect();
+    lines.dedup();
+    lines.join("\n")
 }
 
 /// What the workers go by from then on.

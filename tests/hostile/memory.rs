@@ -49,8 +49,11 @@ fn well_served(conn: &mut Conn) {
 #[test]
 fn inv7_half_lines_of_many_connections_share_the_memory_and_all_come_to_their_end() {
     let max = 8 * MIB;
-    let daemon =
-        Daemon::start(&[("commands.max_buffer_bytes", json!(max)), ("connections.line_timeout_s", json!(3600))]);
+    let daemon = Daemon::start(&[
+        ("commands.max_buffer_bytes", json!(max)),
+        ("connections.line_timeout_s", json!(3600)),
+        ("connections.first_line_s", json!(3600)),
+    ]);
     let mut neighbour = daemon.tcp();
     let before = procs::peak_rss_bytes(daemon.runtime_pid);
     let line = long_ping(2 << 20);
@@ -81,7 +84,11 @@ fn inv7_half_lines_of_many_connections_share_the_memory_and_all_come_to_their_en
 
 #[test]
 fn half_lines_that_never_end_are_given_up_and_their_memory_comes_back() {
-    let daemon = Daemon::start(&[("commands.max_buffer_bytes", json!(MIB)), ("connections.line_timeout_s", json!(2))]);
+    let daemon = Daemon::start(&[
+        ("commands.max_buffer_bytes", json!(MIB)),
+        ("connections.line_timeout_s", json!(2)),
+        ("connections.first_line_s", json!(3600)),
+    ]);
     let mut neighbour = daemon.tcp();
     let line = long_ping(1 << 20);
 

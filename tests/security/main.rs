@@ -12,8 +12,11 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod descriptors;
 mod framed;
 mod held;
+mod info;
 mod leftovers;
 mod program;
 mod siblings;
+mod silent;

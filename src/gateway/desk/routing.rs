@@ -115,7 +115,7 @@ impl Desk {
     pub(super) fn decide(&mut self, asked: &Asked, book: &mut Book, call: Call) -> Result<Decision, Fault> {
         match call {
             Call::Ping => Ok(Decision::Now(PONG.to_vec())),
-            Call::Info => Ok(Decision::Now(self.info())),
+            Call::Info => Ok(Decision::Now(self.info(asked.peer))),
             Call::Stats => Ok(self.ask_stats(asked.request)),
             Call::Subscribe { interval_ms } => self.subscribe(asked, book, interval_ms),
             Call::Unsubscribe => Ok(self.unsubscribe(asked, book)),
