@@ -2,6 +2,7 @@
 //!
 //! Pure: [`report`] compares a configuration with a [`Host`]. `system.info`, the log at start and `doctor` show it.
 
+pub mod descriptors;
 mod host;
 mod pending;
 mod rlimits;
@@ -13,11 +14,6 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use crate::config::{Config, RunAs};
 
 pub use host::Host;
-
-/// Descriptors of the daemon itself: listeners, pollers, wakers, /proc files, the log, and room to refuse with.
-const DESCRIPTORS_RESERVED: u64 = 64;
-/// A command's stdin, stdout, stderr and pidfd.
-const DESCRIPTORS_PER_COMMAND: u64 = 4;
 
 const NOT_YET: &str = "not enforced yet";
 
@@ -120,7 +116,8 @@ pub fn report(config: &Config, host: &Host) -> Vec<Row> {
         Row::new("retain_s", format!("{} s", config.commands.retain_s), "timer"),
         quotas(config),
         rate(config),
-        connections(config, host),
+        descriptors::connections(config, host),
+        connections_of_a_client(config),
         buffers(config, host),
         reserve(config),
         oom_score_adj(config, host),
@@ -186,18 +183,9 @@ fn output(config: &Config) -> Row {
         .note("kept of each stream; what is over it is read, counted and dropped, or ends the command where asked")
 }
 
-fn connections(config: &Config, host: &Host) -> Row {
-    let wanted = config.connections.max_connections;
-    let commands = config.commands.max_commands.saturating_mul(DESCRIPTORS_PER_COMMAND);
-    let needed = wanted.saturating_add(commands).saturating_add(DESCRIPTORS_RESERVED);
-    let available = if host.can_raise_limits() { host.nr_open } else { host.hard.nofile };
-    let row = Row::new("max_connections", wanted.to_string(), "admission");
-    if needed <= available {
-        return row.note(format!("with max_commands up to {needed} descriptors, of {}", shown(available)));
-    }
-    row.cannot()
-        .note(format!("with max_commands up to {needed} descriptors, and the daemon may open {}", shown(available)))
-        .advise(format!("start it with LimitNOFILE={needed} (ulimit -Hn), or lower max_connections"))
+fn connections_of_a_client(config: &Config) -> Row {
+    let most = config.connections.max_connections_per_client;
+    Row::new("max_connections_per_client", most.to_string(), "admission")
 }
 
 fn buffers(config: &Config, host: &Host) -> Row {

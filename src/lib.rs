@@ -21,8 +21,8 @@
 //!
 //! Plain threads are the actors. Each owns its state alone, has one mailbox and one place where it blocks; what they
 //! know of each other is messages (`message`), and no lock stands on a path that a request takes, but for one that is
-//! never contended while nothing hangs (`worker::relief`). One thing is counted by several: the memory that is held for
-//! clients, in atomics (`admission::buffers`).
+//! never contended while nothing hangs (`worker::relief`). Two things are counted by several, in atomics
+//! (`admission::account`): the memory that is held for clients, and the descriptors that may be open for them.
 //!
 //! ```text
 //!   guard process             holds the lifeline; forwards signals; kills what a dead runtime leaves

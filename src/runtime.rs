@@ -124,7 +124,8 @@ impl Runtime {
         Ok(Runtime { gateway, reaper: own, reaper_thread: Some(reaper_thread), parts: Some(parts), address })
     }
 
-    /// A client over a pair of sockets; it is `uid:N` of this process, an admin.
+    /// A client over a pair of sockets; it is `uid:N` of this process, an admin, and counts as a connection of the Unix
+    /// socket would. Unlike there it may be silent for as long as it likes.
     ///
     /// # Errors
     /// The system is out of descriptors.

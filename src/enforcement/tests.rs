@@ -64,7 +64,7 @@ fn every_limit_has_one_row_with_a_known_enforcer() {
     let rows = report(&Config::default(), &user());
     let names: std::collections::BTreeSet<_> = rows.iter().map(|row| row.name).collect();
     assert_eq!(names.len(), rows.len());
-    assert_eq!(rows.len(), 25);
+    assert_eq!(rows.len(), 26);
     for row in &rows {
         let known = ["rlimit", "watchdog", "timer", "ring", "admission", "cgroup", "kernel", "none"];
         assert!(known.contains(&row.by), "{row:?}");
@@ -188,15 +188,25 @@ fn a_core_pattern_that_is_a_pipe_takes_dumps_of_any_size() {
 }
 
 #[test]
-fn connections_need_descriptors() {
-    // 256 connections, 16 commands of 4, 64 of the daemon's own.
+fn connections_commands_shells_and_jobs_need_descriptors() {
+    // 112 of the daemon's own, 256 connections, 16 commands of 7, 64 shells of 17, and 28 jobs more of 2 in each.
     let at = |nofile| Host { hard: HardLimits { nofile, ..user().hard }, ..user() };
-    assert!(row(&Config::default(), &at(384), "max_connections").binds);
-    let short = row(&Config::default(), &at(383), "max_connections");
-    assert!(!short.binds && short.advice.unwrap().contains("LimitNOFILE=384"));
-    let raised = Host { capabilities: 1 << 24, ..at(383) };
-    assert!(row(&Config::default(), &raised, "max_connections").binds);
-    assert!(note(&row(&Config::default(), &at(u64::MAX), "max_connections")).ends_with("of unlimited"));
+    let of = |nofile| row(&Config::default(), &at(nofile), "max_connections");
+    assert!(of(5152).binds && note(&of(5152)).ends_with("up to 5152 descriptors, of 5152"), "{:?}", of(5152));
+    assert_eq!(of(5152).advice, None);
+    for fewer in [5151, 1568] {
+        let row = of(fewer);
+        assert!(row.binds && note(&row).contains("more than 4 may lose their outputs"), "{row:?}");
+        assert!(row.advice.unwrap().contains("LimitNOFILE=5152"));
+    }
+    let short = of(1567);
+    assert!(!short.binds && short.advice.unwrap().contains("1568 are the least"));
+    // The daemon raises its limit to the hard one and no further, whatever it may.
+    assert!(!row(&Config::default(), &Host { capabilities: 1 << 24, ..at(1567) }, "max_connections").binds);
+    assert!(note(&of(u64::MAX)).ends_with("of unlimited"));
+    let small = with(|c| (c.connections.max_connections, c.sessions.max_sessions) = (16, 4));
+    assert!(row(&small, &at(1024), "max_connections").binds);
+    assert_eq!(row(&small, &at(1024), "max_connections_per_client").configured, "64");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use super::book::{Answered, Book, Member};
 use super::holding::{Holding, UNSENT_WHILE_SHORT};
 use super::outbox::{Outbox, Source};
-use super::socket::{Peer, Socket};
-use crate::admission::buffers::Account;
+use super::socket::{Peer, Socket, Way};
+use crate::admission::buffers::{Account, Share};
 use crate::config::Connections;
 use crate::protocol::answer;
 use crate::protocol::frame::Framer;
@@ -35,6 +35,8 @@ pub struct Connection {
     pub outbox: Outbox,
     pub book: Book,
     pub holding: Holding,
+    /// Among all descriptors; given back with it.
+    _descriptor: Share,
     /// Lines may stand in the buffer that could be carried out.
     pub more_lines: bool,
     /// It stands in the queue of this turn.
@@ -65,11 +67,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// `client` is its client's account, below that of the `daemon`.
-    pub fn new(socket: Socket, peer: Peer, daemon: &Account, client: &Account, config: &Connections) -> Self {
-        let first_line = (!peer.is_ourselves).then(|| Duration::from_secs_f64(config.first_line_s));
+    /// `client` is its client's account, below that of the `daemon`; its `descriptor` was claimed when it came.
+    pub fn new(
+        socket: Socket,
+        peer: Peer,
+        descriptor: Share,
+        daemon: &Account,
+        client: &Account,
+        config: &Connections,
+    ) -> Self {
+        let first_line = (peer.way != Way::Inside).then(|| Duration::from_secs_f64(config.first_line_s));
         Connection {
             holding: Holding::new(daemon, client, config.max_line_bytes, READ_BYTES),
+            _descriptor: descriptor,
             more_lines: false,
             socket,
             peer,
@@ -311,7 +321,8 @@ mod tests {
         let (ours, mut theirs) = mio::net::UnixStream::pair().unwrap();
         let peer = Peer::of_unix(&ours);
         let config = crate::Config::default().connections;
-        let mut connection = Connection::new(Socket::Unix(ours), peer, &account, &account, &config);
+        let mut connection =
+            Connection::new(Socket::Unix(ours), peer, Share::none(&account), &account, &account, &config);
         let mut scratch = [0; 10];
         theirs.write_all(&[b'x'; 10 * DISCARDS_A_TURN + 1]).unwrap();
         assert_eq!(connection.discard(&mut scratch), ReadTurn::Some);
@@ -326,7 +337,8 @@ mod tests {
         let (ours, _theirs) = mio::net::UnixStream::pair().unwrap();
         let peer = Peer::of_unix(&ours);
         let config = crate::Config::default().connections;
-        let mut connection = Connection::new(Socket::Unix(ours), peer, &account, &account, &config);
+        let mut connection =
+            Connection::new(Socket::Unix(ours), peer, Share::none(&account), &account, &account, &config);
         let request = RequestId(1);
         connection.book.asked(request, None);
         let answered = Answered { token: Token(0), request, id: None, place: None, source: (0, request) };

@@ -5,6 +5,7 @@ mod admission;
 mod asking;
 mod beats;
 mod buffers;
+mod descriptors;
 mod entries;
 mod execs;
 mod headroom;
@@ -34,7 +35,9 @@ use self::retries::Keyed;
 use self::routing::{Asked, Decision};
 pub use self::routing::{Asker, Routed};
 use super::book::Book;
-use crate::admission::buffers::{Account, Accounts};
+use super::socket::Peer;
+use crate::admission::buffers::{Account, Accounts, Share};
+use crate::admission::descriptors::Descriptors;
 use crate::admission::headroom::Headroom;
 use crate::admission::queue::Queue;
 use crate::admission::quota::Ledger;
@@ -61,6 +64,7 @@ pub struct Links {
     pub stats: crossbeam_channel::Sender<ToStats>,
     /// The memory for what is held for clients.
     pub buffers: Account,
+    pub descriptors: Descriptors,
     pub relief: Arc<Relief>,
     pub own: Mailbox<ToGateway>,
 }
@@ -78,6 +82,7 @@ pub struct Desk {
     own: Mailbox<ToGateway>,
     slots: Slots,
     accounts: Accounts,
+    descriptors: Descriptors,
     headroom: Headroom,
     sessions: HashMap<SessionId, Entry>,
     /// Commands from the claim to the release of their slot.
@@ -119,6 +124,7 @@ impl Desk {
             reaper: links.reaper,
             stats: links.stats,
             accounts: Accounts::new(links.buffers),
+            descriptors: links.descriptors,
             headroom: Headroom::new(),
             relief: links.relief,
             own: links.own,
@@ -177,21 +183,22 @@ impl Desk {
     // Connections.
 
     /// Takes one more connection in, or says why there is no room for it.
-    pub fn admit(&mut self, client: &ClientName, unix: bool) -> Result<(), Fault> {
+    pub fn admit(&mut self, peer: &Peer) -> Result<Share, Fault> {
         self.tally.connections_total += 1;
-        self.check_connection(client, unix).inspect_err(|fault| {
+        let admitted = self.claim_connection(peer).inspect_err(|fault| {
             self.tally.connections_rejected += 1;
             self.count_error(fault);
         })?;
         self.connections += 1;
-        *self.connections_of.entry(client.clone()).or_default() += 1;
-        Ok(())
+        *self.connections_of.entry(peer.client.clone()).or_default() += 1;
+        Ok(admitted)
     }
 
-    /// Some places are for the Unix socket alone, and nobody has all of them.
-    fn check_connection(&self, client: &ClientName, unix: bool) -> Result<(), Fault> {
-        let config = &self.config.connections;
-        let reserved = if unix || self.config.unix_socket.is_none() { 0 } else { config.reserved_connections };
+    /// Some places are for the Unix socket alone, and nobody has all of them. The descriptor that it takes.
+    fn claim_connection(&self, peer: &Peer) -> Result<Share, Fault> {
+        let (config, client) = (&self.config.connections, &peer.client);
+        let is_reserved = !peer.is_by_unix() && self.config.unix_socket.is_some();
+        let reserved = if is_reserved { config.reserved_connections } else { 0 };
         if self.connections >= config.max_connections.saturating_sub(reserved) {
             return Err(Fault::capacity("connections", config.max_connections, self.connections));
         }
@@ -199,7 +206,7 @@ impl Desk {
         if own >= config.max_connections_per_client {
             return Err(Fault::too_many_connections(client, config.max_connections_per_client, own));
         }
-        Ok(())
+        self.descriptors.connection(peer.is_by_unix()).map_err(descriptors::refusal)
     }
 
     pub fn connection_gone(&mut self, client: &ClientName) {

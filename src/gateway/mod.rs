@@ -218,9 +218,10 @@ impl Gateway {
     }
 
     fn take_in(&mut self, mut socket: Socket, peer: Peer) {
-        if let Err(fault) = self.desk.admit(&peer.client, matches!(socket, Socket::Unix(_))) {
-            return turn_away(socket, &fault);
-        }
+        let descriptor = match self.desk.admit(&peer) {
+            Ok(descriptor) => descriptor,
+            Err(fault) => return turn_away(socket, &fault),
+        };
         let token = Token(self.next_token);
         self.next_token += 1;
         if let Err(error) = self.poll.registry().register(&mut socket, token, Interest::READABLE | Interest::WRITABLE) {
@@ -229,7 +230,8 @@ impl Gateway {
         }
         // What came before the registration shows as an event; nothing is missed.
         let account = self.desk.account(&peer.client);
-        let connection = Connection::new(socket, peer, self.desk.buffers(), &account, &self.desk.config().connections);
+        let config = &self.desk.config().connections;
+        let connection = Connection::new(socket, peer, descriptor, self.desk.buffers(), &account, config);
         self.connections.insert(token, connection);
     }
 

@@ -76,8 +76,16 @@ impl Source for Socket {
 pub struct Peer {
     pub client: ClientName,
     pub admin: bool,
+    pub way: Way,
+}
+
+/// How a client has come to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Tcp,
+    Unix,
     /// It is the program that we run inside of.
-    pub is_ourselves: bool,
+    Inside,
 }
 
 impl Peer {
@@ -87,18 +95,23 @@ impl Peer {
             Ok(peer) => {
                 let own = nix::unistd::Uid::effective().as_raw();
                 let admin = peer.uid() == 0 || peer.uid() == own;
-                Peer { client: format!("uid:{}", peer.uid()).into(), admin, is_ourselves: false }
+                Peer { client: format!("uid:{}", peer.uid()).into(), admin, way: Way::Unix }
             }
-            Err(_) => Peer { client: "uid:unknown".into(), admin: false, is_ourselves: false },
+            Err(_) => Peer { client: "uid:unknown".into(), admin: false, way: Way::Unix },
         }
     }
 
     /// The program that we run inside of, over a pair of sockets.
     pub fn of_ourselves(stream: &impl AsFd) -> Peer {
-        Peer { is_ourselves: true, ..Peer::of_unix(stream) }
+        Peer { way: Way::Inside, ..Peer::of_unix(stream) }
+    }
+
+    /// What is kept for the Unix socket is for it too.
+    pub fn is_by_unix(&self) -> bool {
+        self.way != Way::Tcp
     }
 
     pub fn of_tcp(address: IpAddr) -> Peer {
-        Peer { client: format!("ip:{}", address.to_canonical()).into(), admin: false, is_ourselves: false }
+        Peer { client: format!("ip:{}", address.to_canonical()).into(), admin: false, way: Way::Tcp }
     }
 }

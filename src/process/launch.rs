@@ -23,6 +23,8 @@ pub struct Common {
     /// A core pattern that is a pipe runs its handler at a limit of 0, and not at 1.
     pub core_is_piped: bool,
     pub nproc: NprocRule,
+    /// RLIMIT_NOFILE as it was before we raised our own; none: it was left alone.
+    pub nofile_before: Option<(u64, u64)>,
     /// Signals that a child has to reset, as in [`Plan::signals`].
     pub signals: u64,
 }
@@ -86,6 +88,9 @@ impl Common {
     fn rlimits(&self, limits: &Limits) -> Vec<(u32, u64, u64)> {
         let hard = &self.hard_limits;
         let mut all = Vec::with_capacity(5);
+        if let (None, Some((soft, hard))) = (limits.nofile, self.nofile_before) {
+            all.push((libc::RLIMIT_NOFILE, soft, hard));
+        }
         if let Some(ms) = limits.cpu_ms {
             let seconds = ms.div_ceil(1000).max(1);
             all.push((libc::RLIMIT_CPU, seconds.min(hard.cpu), (seconds + 1).min(hard.cpu)));
@@ -168,6 +173,7 @@ mod tests {
             },
             core_is_piped: true,
             nproc: NprocRule::Exempt,
+            nofile_before: None,
             signals: u64::MAX,
         }
     }
@@ -207,5 +213,14 @@ mod tests {
             [(libc::RLIMIT_CPU, 2, 3), (libc::RLIMIT_NOFILE, 100, 100), (libc::RLIMIT_CORE, 1, 1)]
         );
         assert_eq!(common(50).rlimits(&limits)[1], (libc::RLIMIT_NOFILE, 50, 50));
+    }
+
+    #[test]
+    fn a_command_without_a_limit_of_descriptors_has_what_we_were_started_with() {
+        let raised = Common { nofile_before: Some((64, 512)), ..common(512) };
+        assert_eq!(raised.rlimits(&Limits::default()), [(libc::RLIMIT_NOFILE, 64, 512)]);
+        let limits = Limits { nofile: Some(100), ..Limits::default() };
+        assert_eq!(raised.rlimits(&limits), [(libc::RLIMIT_NOFILE, 100, 100)]);
+        assert_eq!(common(512).rlimits(&Limits::default()), []);
     }
 }

@@ -191,8 +191,18 @@ impl Fault {
     /// What is held for all clients together. Unlike a slot, what is asked for differs from request to request, so it is
     /// told as well: who asks for less may pass.
     pub fn buffers_full(limit: u64, usage: u64, delta: u64) -> Self {
-        let mut fault = Fault::capacity("buffer_bytes", limit, usage).number("delta", clamp(delta));
-        fault.message = format!("the daemon is full: {delta} more buffer_bytes, with {usage} of {limit} in use");
+        Fault::too_little_left("buffer_bytes", limit, usage, delta)
+    }
+
+    /// What may be open for the kind of thing that is asked for. What is more than there are never passes.
+    pub fn descriptors_full(limit: u64, usage: u64, delta: u64) -> Self {
+        let fault = Fault::too_little_left("descriptors", limit, usage, delta);
+        Fault { retryable: delta <= limit, ..fault }
+    }
+
+    fn too_little_left(resource: &'static str, limit: u64, usage: u64, delta: u64) -> Self {
+        let mut fault = Fault::capacity(resource, limit, usage).number("delta", clamp(delta));
+        fault.message = format!("the daemon is full: {delta} more {resource}, with {usage} of {limit} in use");
         fault
     }
 

@@ -14,9 +14,11 @@ use nix::unistd::getppid;
 use super::reload::Reloader;
 use super::{JOIN_MAX, Options, StartError};
 use crate::admission::buffers::Account;
+use crate::admission::descriptors::{self, Descriptors};
 use crate::admission::overrides::{self, Loaded, Overrides};
 use crate::admission::quota::Ledger;
 use crate::config::{Config, Connections};
+use crate::enforcement::descriptors::Needs;
 use crate::enforcement::{self, Host};
 use crate::gateway::{self, Desk, Gateway, Listeners, Quotas};
 use crate::mailbox::{Mailbox, mailbox};
@@ -82,6 +84,7 @@ pub(super) fn system<T>(step: &'static str, result: io::Result<T>) -> Result<T, 
 /// Builds every actor and starts all but the reaper, which the caller runs.
 pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts), StartError> {
     let config = Arc::new(config);
+    let nofile_before = if options.exclusive { raise_descriptors() } else { None };
     let poll = || system("make a poll", Poll::new());
     let (gateway_poll, reaper_poll) = (poll()?, poll()?);
     // Before any thread: it changes the umask for a moment.
@@ -110,7 +113,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     }
     let setup = Arc::new(Setup {
         environment: BaseEnvironment::of_daemon(&config.children.pass_env, &policy),
-        common: common(&config, &policy, options.exclusive),
+        common: Common { nofile_before, ..common(&config, &policy, options.exclusive) },
         workspaces: Arc::new(workspaces),
         retained_bytes: Default::default(),
         config: config.clone(),
@@ -136,6 +139,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let errands = system("start a thread", Errands::start(spawner.clone()))?;
     let relief = Relief::new(spawner, errands, worker_count);
 
+    let descriptors = Descriptors::new();
     let mut threads = Vec::new();
     let mut workers = Vec::new();
     for index in 0..worker_count {
@@ -143,6 +147,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         let (own, inbox) = system("make a mailbox", mailbox(poll.registry(), worker::INBOX, messages_max))?;
         let links = worker::Links {
             relief: relief.clone(),
+            descriptors: descriptors.clone(),
             own: own.clone(),
             gateway: gateway.clone(),
             reaper: reaper.clone(),
@@ -159,6 +164,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         reaper: reaper.clone(),
         stats: stats.clone(),
         buffers: buffers.clone(),
+        descriptors: descriptors.clone(),
         relief: relief.clone(),
         own: gateway.clone(),
     };
@@ -168,6 +174,8 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     threads.push(system("start a thread", thread("relief".into(), move || watch.run()))?);
     let actor = Stats::new(stats_inbox, gateway.clone(), buffers, &config);
     let stats_thread = system("start the statistics", thread("stats".into(), move || actor.run()))?;
+    // All that stays open is open by now, and nobody was accepted yet.
+    descriptors.have(free_descriptors(), &Needs::of(&config));
     // Last of them: whoever is answered finds everything running.
     let gateway_thread = system("start the gateway", thread("gateway".into(), move || gateway_actor.run()))?;
     let policy = reaper::Policy {
@@ -201,6 +209,28 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
             address,
         },
     ))
+}
+
+/// Raises our own soft limit to the hard one, and no further: descriptors cost little, and a command that is refused for
+/// want of one costs a client. What the limits were, if they were lower.
+fn raise_descriptors() -> Option<(u64, u64)> {
+    let (soft, hard) = rlimit::Resource::NOFILE.get().ok()?;
+    if soft == hard {
+        return None;
+    }
+    if let Err(error) = rlimit::Resource::NOFILE.set(hard, hard) {
+        log::warn!("the soft limit of descriptors stays at {soft}, of {hard}: {error}");
+        return None;
+    }
+    Some((soft, hard))
+}
+
+/// How many may be open for clients; counted, for nobody can say what a program that embeds us has open.
+fn free_descriptors() -> u64 {
+    let may_open = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    // One of them is the folder that is read.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |open| open.count().saturating_sub(1));
+    descriptors::available(may_open, open as u64)
 }
 
 /// A mailbox never holds more than can be under way: requests of all connections, and a few facts for each.
@@ -281,6 +311,7 @@ fn common(config: &Config, policy: &Policy, exclusive: bool) -> Common {
             Policy::Same if own.is_root() => NprocRule::Exempt,
             Policy::Same => NprocRule::AboveUid(own.as_raw()),
         },
+        nofile_before: None,
     }
 }
 

@@ -36,6 +36,7 @@ pub use self::tools::Setup;
 use self::tools::Tools;
 use self::waits::Waits;
 use crate::admission::buffers::Account;
+use crate::admission::descriptors::Descriptors;
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::message::{ToGateway, ToReaper, ToStats, ToWorker};
@@ -103,6 +104,7 @@ impl Answer {
 /// What the runtime hands to a worker.
 pub struct Links {
     pub relief: Arc<Relief>,
+    pub descriptors: Descriptors,
     pub own: Mailbox<ToWorker>,
     pub gateway: Mailbox<ToGateway>,
     pub reaper: Mailbox<ToReaper>,
@@ -118,11 +120,12 @@ impl Worker {
         setup: Arc<Setup>,
     ) -> std::io::Result<Self> {
         let registry = poll.registry().try_clone()?;
-        let Links { relief, own, gateway, reaper, stats } = links;
+        let Links { relief, descriptors, own, gateway, reaper, stats } = links;
         let tools = Tools {
             setup,
             registry,
             relief,
+            descriptors,
             own,
             gateway,
             reaper,

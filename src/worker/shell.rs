@@ -94,6 +94,8 @@ pub struct Shell {
     lost: bool,
     /// What was left of it is ended; only at the session's end.
     swept: bool,
+    /// It was told once that its background jobs are too many for the descriptors there are.
+    told_short: bool,
 }
 
 impl Shell {
@@ -118,6 +120,7 @@ impl Shell {
             stays: false,
             lost: false,
             swept: false,
+            told_short: false,
         }
     }
 

@@ -9,6 +9,7 @@ use mio::Registry;
 
 use super::command::{Due, Pipe};
 use super::relief::Relief;
+use crate::admission::descriptors::Descriptors;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::ids::ExecId;
@@ -51,6 +52,7 @@ pub struct Tools {
     pub registry: Registry,
     pub deadlines: Deadlines<(ExecId, Due)>,
     pub relief: Arc<Relief>,
+    pub descriptors: Descriptors,
     pub own: Mailbox<ToWorker>,
     pub gateway: Mailbox<ToGateway>,
     pub reaper: Mailbox<ToReaper>,

@@ -6,6 +6,7 @@ use std::time::Instant;
 use mio::Token;
 
 use super::buffers;
+use super::descriptors::refusal;
 use super::entries::InShell;
 use super::inflight::Work;
 use super::queue::Waiter;
@@ -14,6 +15,7 @@ use super::{Asked, Decision, Desk, Entry, EntryState, Slot};
 use crate::admission::budget::Spent;
 use crate::admission::buffers::Claim as Buffers;
 use crate::admission::quota::{Amount, Claim, OverLimit, Resource};
+use crate::enforcement::descriptors::Cost;
 use crate::gateway::book::Book;
 use crate::gateway::socket::Peer;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
@@ -74,10 +76,10 @@ impl Desk {
         }
         let limits = self.ceilings.lowered(&spec.limits)?;
         let owner = (!spec.persist).then_some(asked.token);
-        let session = self.claim_session(asked.peer, limits, EntryState::Opening, owner)?;
+        let shell = if spec.shell.is_some() { InShell::Idle } else { InShell::None };
+        let session = self.claim_session(asked.peer, limits, EntryState::Opening, owner, shell)?;
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.budget = spec.budget;
-            entry.shell = if spec.shell.is_some() { InShell::Idle } else { InShell::None };
         }
         if owner.is_some() {
             book.sessions.push(session);
@@ -94,18 +96,22 @@ impl Desk {
         limits: Limits,
         state: EntryState,
         owner: Option<Token>,
+        shell: InShell,
     ) -> Result<SessionId, Fault> {
         let client = peer.client.clone();
         let claim = self.ledger.claim(&client, &claims_of_session(&limits), &|_| 0).map_err(over_limit)?;
         let place = self.slots.claim_session()?;
+        let descriptors = (shell != InShell::None).then(|| self.descriptors.shell()).transpose();
+        let descriptors = descriptors.map_err(refusal).inspect_err(|_| self.slots.release_session(place))?;
         self.last_session += 1;
         let session = SessionId(self.last_session);
         let worker = (self.last_session % self.workers.len() as u64) as usize;
         let (budget, spent) = (Budget::default(), Spent::nothing(Instant::now()));
-        let (running, commands_max, counted, shell) = (0, 1, false, InShell::None);
+        let (running, commands_max, counted) = (0, 1, false);
         let entry = Entry {
             worker,
             client,
+            by_unix: peer.is_by_unix(),
             limits,
             place,
             claim,
@@ -117,6 +123,7 @@ impl Desk {
             owner,
             counted,
             shell,
+            _descriptors: descriptors,
         };
         self.sessions.insert(session, entry);
         Ok(session)
@@ -171,7 +178,7 @@ impl Desk {
                     && over.over.iter().all(|row| row.resource == Resource::Commands.name()) => {}
             Err(over) => return Err(over_limit(over)),
         }
-        self.claim_session(peer, limits, EntryState::Ephemeral, None)
+        self.claim_session(peer, limits, EntryState::Ephemeral, None, InShell::None)
     }
 
     /// The session of a command that will not start, if it was its own; no worker knows of it.
@@ -196,8 +203,11 @@ impl Desk {
         if entry.running >= max {
             return Some(Refusal::Busy { limit: max, usage: entry.running });
         }
-        let client = entry.client.clone();
-        self.over_quota(&client).or_else(|| self.slots.check_command().err().map(Refusal::Full))
+        let (client, by_unix) = (entry.client.clone(), entry.by_unix);
+        self.over_quota(&client).or_else(|| {
+            let full = self.slots.check_command().and_then(|()| self.check_descriptors(by_unix));
+            full.err().map(Refusal::Full)
+        })
     }
 
     /// Why one more command of a client cannot start now, if that is for its quota.
@@ -213,10 +223,11 @@ impl Desk {
         let Some(entry) = self.sessions.get_mut(&session) else {
             return Err(Fault::session_not_found(&session.to_string()));
         };
-        let (worker, client) = (entry.worker, entry.client.clone());
-        let (claim, buffers) = self.claim_command(&client, &run, &limits).inspect_err(|_| {
-            self.unclaim_ephemeral(session);
-        })?;
+        let (worker, client, by_unix) = (entry.worker, entry.client.clone(), entry.by_unix);
+        let cost = Cost::of(&run, entry.is_for_shell(run.is_line()));
+        let claimed = self.claim_command(&client, &run, &limits);
+        let claimed = claimed.and_then(|claims| Ok((claims, self.claim_descriptors(cost, by_unix)?)));
+        let ((claim, buffers), descriptors) = claimed.inspect_err(|_| self.unclaim_ephemeral(session))?;
         self.slots.claim_command();
         self.last_exec += 1;
         let exec = ExecId(self.last_exec);
@@ -231,7 +242,7 @@ impl Desk {
             }
         }
         let ephemeral = own.then(|| Box::new(self.opening(session, None, OpenSession::default())));
-        self.commands.insert(exec, Slot { session, claim });
+        self.commands.insert(exec, Slot { session, claim, descriptors, cost });
         let id = run.stream.then(|| id.unwrap_or_else(|| Box::from("null")));
         let asked_at = Instant::now();
         let running = Running { ephemeral, limits, alone, spec: *run, id, asked_at, buffers };
@@ -280,7 +291,9 @@ impl Desk {
     }
 
     pub fn command_started(&mut self, exec: ExecId) {
-        if self.commands.contains_key(&exec) {
+        if let Some(slot) = self.commands.get_mut(&exec) {
+            // The command's own ends of its pipes are closed.
+            slot.descriptors.resize(slot.cost.running as usize);
             self.tally.commands_started += 1;
         }
     }
@@ -290,6 +303,8 @@ impl Desk {
         self.exec_gone(exec, session, end);
         self.slots.release_command();
         self.ledger.release(slot.claim);
+        // Before anybody looks whether a command that waits can have them.
+        drop(slot.descriptors);
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.running -= 1;
             if entry.shell == InShell::Runs(exec) {

@@ -5,8 +5,10 @@ use std::time::Instant;
 use mio::Token;
 
 use crate::admission::budget::Spent;
+use crate::admission::buffers::Share;
 use crate::admission::quota::Claim;
 use crate::config::Config;
+use crate::enforcement::descriptors::Cost;
 use crate::ids::{ClientName, ExecId, SessionId};
 use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
@@ -16,6 +18,8 @@ use crate::protocol::limits::Limits;
 pub(super) struct Entry {
     pub worker: usize,
     pub client: ClientName,
+    /// What is kept for the Unix socket is for its commands too.
+    pub by_unix: bool,
     pub limits: Limits,
     pub place: u32,
     pub claim: Claim,
@@ -29,6 +33,8 @@ pub(super) struct Entry {
     pub owner: Option<Token>,
     pub counted: bool,
     pub shell: InShell,
+    /// Those of its shell; given back with it.
+    pub _descriptors: Option<Share>,
 }
 
 /// Whether a session has a shell, and what runs in it.
@@ -63,6 +69,9 @@ impl Entry {
 pub(super) struct Slot {
     pub session: SessionId,
     pub claim: Claim,
+    pub descriptors: Share,
+    /// What it takes of them.
+    pub cost: Cost,
 }
 
 #[derive(PartialEq, Eq, Clone, Copy)]

@@ -25,6 +25,7 @@ impl Desk {
             self.about = about;
             self.config = config;
             self.adjust_buffers();
+            self.divide_descriptors();
             self.start_waiters();
         }
         if let Some(told) = told {

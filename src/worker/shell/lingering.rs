@@ -1,6 +1,7 @@
 //! Outputs of commands that are over, and that background jobs have open still: read and thrown away, so that the jobs
 //! live on. What a job writes later belongs to no command.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::Worker;
@@ -8,6 +9,7 @@ use super::super::command::{Command, Due, Pipe};
 use super::super::pipes::{Output, Sink, Turn};
 use super::super::ring::Ring;
 use crate::admission::buffers::{Account, Share};
+use crate::enforcement::descriptors::{JOBS_CLAIMED, JOBS_MAX};
 use crate::ids::{ExecId, SessionId};
 use crate::protocol::request::Keep;
 
@@ -15,11 +17,10 @@ use crate::protocol::request::Keep;
 pub struct Lingering {
     pub session: SessionId,
     outputs: [Output; 2],
+    /// Its descriptors; none: they are in the claim of its session's shell.
+    share: Option<Share>,
 }
 
-/// Commands of one session whose outputs are read on. Beyond it the oldest are closed, and whoever writes there gets
-/// SIGPIPE.
-const LINGERING_MAX: usize = 32;
 /// A drip is looked at so often.
 const REARM: Duration = Duration::from_millis(2);
 
@@ -39,8 +40,8 @@ impl Worker {
         });
         if lingers.contains(&true) {
             let (exec, session) = (command.exec, command.session);
-            self.forget_oldest(session);
-            self.lingering.insert(exec, Lingering { session, outputs });
+            let share = self.make_room(session);
+            self.lingering.insert(exec, Lingering { session, outputs, share });
             for pipe in [Pipe::Stdout, Pipe::Stderr] {
                 self.listen_on(exec, pipe);
             }
@@ -48,17 +49,43 @@ impl Worker {
         lingers
     }
 
-    fn forget_oldest(&mut self, session: SessionId) {
-        let mut own: Vec<ExecId> = self
-            .lingering
-            .iter()
-            .filter(|(_, lingering)| lingering.session == session)
-            .map(|(exec, _)| *exec)
-            .collect();
-        own.sort_unstable();
-        for exec in own.iter().take((own.len() + 1).saturating_sub(LINGERING_MAX)) {
-            self.forget_lingering(*exec);
+    /// Descriptors for one more; none: there are some in the claim of the session's shell. Where there are none at all, or
+    /// too many linger, the oldest of the same session are closed, and whoever writes there gets SIGPIPE: nobody else
+    /// pays for them.
+    fn make_room(&mut self, session: SessionId) -> Option<Share> {
+        let mut own = VecDeque::from(self.lingering_of(session));
+        loop {
+            let claimed = own.iter().filter(|exec| self.lingering[*exec].share.is_none()).count() as u64;
+            if JOBS_MAX > own.len() as u64 {
+                if JOBS_CLAIMED > claimed {
+                    return None;
+                }
+                if let Some(share) = self.tools.descriptors.job() {
+                    return Some(share);
+                }
+                self.tell_short(session);
+            }
+            // With none left, there is room in the shell's claim.
+            self.forget_lingering(own.pop_front()?);
         }
+    }
+
+    fn tell_short(&mut self, session: SessionId) {
+        let Some(shell) = self.shell(session) else { return };
+        if !std::mem::replace(&mut shell.told_short, true) {
+            log::warn!(
+                "session={session} has more background jobs than descriptors can be had for: the oldest lose their \
+                 outputs (SIGPIPE)"
+            );
+        }
+    }
+
+    /// Oldest first.
+    fn lingering_of(&self, session: SessionId) -> Vec<ExecId> {
+        let of_session = self.lingering.iter().filter(|(_, lingering)| lingering.session == session);
+        let mut own: Vec<ExecId> = of_session.map(|(exec, _)| *exec).collect();
+        own.sort_unstable();
+        own
     }
 
     fn forget_lingering(&mut self, exec: ExecId) {
@@ -69,13 +96,7 @@ impl Worker {
     }
 
     pub(in super::super) fn forget_all_lingering(&mut self, session: SessionId) {
-        let all: Vec<ExecId> = self
-            .lingering
-            .iter()
-            .filter(|(_, lingering)| lingering.session == session)
-            .map(|(exec, _)| *exec)
-            .collect();
-        for exec in all {
+        for exec in self.lingering_of(session) {
             self.forget_lingering(exec);
         }
     }
