@@ -205,6 +205,8 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     threads.push(system("start a thread", thread("relief".into(), move || watch.run()))?);
     let actor = Stats::new(stats_inbox, gateway.clone(), buffers, &config);
     let stats_thread = system("start the statistics", thread("stats".into(), move || actor.run()))?;
+    // All that stays open is open by now, and nobody was accepted yet.
+    descriptors.have(free_descriptors(), &Needs::of(&config));
     // Last of them: whoever is answered finds everything running.
     for _ in 0..worker_count {
         let _ = all_joined.recv();

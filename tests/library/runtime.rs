@@ -134,6 +134,33 @@ fn a_runtime_inside_holds_sessions_and_limits() {
 }
 
 #[test]
+fn a_runtime_inside_leaves_the_descriptors_of_its_program_alone() {
+    let hard = rlimit::Resource::NOFILE.get_hard().unwrap();
+    let inside = Inside::start(|config| {
+        config.limits.limit_nofile = -1;
+        rlimit::Resource::NOFILE.set(hard - 1, hard).unwrap();
+    });
+    let record = inside.client().run(&Run::cmd("ulimit -Sn; ulimit -Hn")).unwrap();
+    assert_eq!(record.stdout, Some(format!("{}\n{hard}\n", hard - 1)));
+    assert_eq!(rlimit::Resource::NOFILE.get_soft().unwrap(), hard - 1);
+    rlimit::Resource::NOFILE.set(hard, hard).unwrap();
+}
+
+#[test]
+fn a_program_may_connect_to_its_own_runtime_long_before_it_asks() {
+    let inside = Inside::start(|config| {
+        config.listen = Some("127.0.0.1:0".into());
+        config.connections.first_line_s = 0.05;
+    });
+    let mut own = inside.client();
+    // Others may not: by the time that this one is closed, our own would be.
+    let mut other = std::net::TcpStream::connect(inside.runtime.as_ref().unwrap().local_addr().unwrap()).unwrap();
+    other.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert_eq!(std::io::Read::read(&mut other, &mut [0]).unwrap(), 0);
+    own.ping().unwrap();
+}
+
+#[test]
 fn two_clients_of_a_runtime_inside_are_served_at_a_time() {
     let inside = Inside::start(|_| {});
     let shared = crate::exec_support::Shared::new();

@@ -319,6 +319,8 @@ impl Desk {
         self.exec_gone(exec, session, end);
         self.slots.release_command();
         self.ledger.release(slot.claim);
+        // Before anybody looks whether a command that waits can have them.
+        drop(slot.descriptors);
         if let Some(entry) = self.sessions.get_mut(&session) {
             entry.running -= 1;
             if entry.shell == InShell::Runs(exec) {
