@@ -17,6 +17,7 @@ mod framed;
 mod held;
 mod info;
 mod leftovers;
+mod owners;
 mod program;
 mod siblings;
 mod silent;
