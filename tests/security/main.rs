@@ -12,5 +12,8 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
-#[expect(dead_code, reason = "the tests that use it come next")]
+mod neutral;
 mod program;
+mod start_checks;
+mod starter;
+mod stopped;

@@ -31,6 +31,8 @@ pub struct Launch {
     listen: Option<String>,
     pub unix: bool,
     before_exec: Option<fn() -> std::io::Result<()>>,
+    /// A program, and its arguments, that becomes the daemon.
+    through: Vec<String>,
 }
 
 impl Launch {
@@ -48,6 +50,7 @@ impl Launch {
             listen: Some("127.0.0.1:0".to_owned()),
             unix: true,
             before_exec: None,
+            through: Vec::new(),
         }
         .with_defaults()
     }
@@ -124,13 +127,27 @@ impl Launch {
         self
     }
 
+    /// Has this program start it, in its own place: as `nice -n 5`.
+    pub fn through(mut self, program: &[&str]) -> Launch {
+        self.through = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.folder.join("s")
     }
 
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        let binary = env!("CARGO_BIN_EXE_cofferdam");
+        let mut command = match self.through.split_first() {
+            None => Command::new(binary),
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(binary);
+                command
+            }
+        };
         command.arg("serve").current_dir(self.folder.path());
         match &self.listen {
             Some(address) => command.args(["--listen", address]),

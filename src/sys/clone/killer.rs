@@ -8,6 +8,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::{Identity, Report, Stack, exit};
+use crate::sys::starter::{Header, Sets};
 
 /// What the child of [`kill_all_of`] reads.
 struct Killing<'a> {
@@ -48,13 +49,20 @@ extern "C" fn kill_as(killing: *mut c_void) -> c_int {
     if uid == 0 || neutral == uid || raw!(libc::SYS_setresuid, neutral, uid, neutral) != 0 {
         exit(1);
     }
+    // The change of uid has taken our capabilities, unless the host's program changed that for itself: then this would
+    // kill every process of the host.
+    let header = Header::of_this_thread();
+    let none = [Sets::default(); 2];
+    if raw!(libc::SYS_capset, &raw const header, none.as_ptr()) != 0 {
+        exit(1);
+    }
     raw!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
     // After the change of uid, which would clear it.
     raw!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
     if raw!(libc::SYS_getppid) != c_long::from(killing.parent) {
         exit(1);
     }
-    // We have no capability any more: this reaches processes of `uid` and of `neutral`, and nobody else.
+    // This reaches processes of `uid` and of `neutral`, and nobody else.
     raw!(libc::SYS_kill, -1, libc::SIGKILL);
     exit(0)
 }
