@@ -21,6 +21,10 @@ use crate::sys::process::{few_malloc_arenas, fork_alone, give_back_text, normali
 const FORWARDED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 /// What outlives SIGKILL for so long hangs in the kernel, and is left to the host's own init.
 const CLEANUP_MAX: Duration = Duration::from_secs(5);
+/// A runtime that somebody stops goes on: as often as this within so long. Whoever stops it more often than that means
+/// it, and then it is ended, with all that runs in it, rather than hold everybody up.
+const STOPS_MAX: usize = 3;
+const STOPS_WITHIN: Duration = Duration::from_secs(10);
 /// Between two looks at processes that are dying.
 const CLEANUP_EVERY_MS: u16 = 2;
 
@@ -65,13 +69,14 @@ fn settle(guard: Pid) {
 fn watch(runtime: Pid, crashed: i32) -> i32 {
     give_back_text();
     let signals = SigSet::all();
+    let mut stops = Stops::default();
     loop {
         match signals.wait() {
-            Ok(Signal::SIGCHLD) => {
-                if let Some(status) = reap(runtime) {
-                    return conclude(status, crashed);
-                }
-            }
+            Ok(Signal::SIGCHLD) => match look(runtime) {
+                Some(WaitStatus::Stopped(_, signal)) => resume(runtime, signal, &mut stops),
+                Some(status) => return conclude(status, crashed),
+                None => {}
+            },
             Ok(signal) if FORWARDED.contains(&signal) => pass_on(runtime, signal),
             Ok(_) | Err(_) => {}
         }
@@ -83,18 +88,43 @@ fn pass_on(runtime: Pid, signal: Signal) {
     let _ = kill(runtime, signal);
 }
 
-/// Reaps whatever has ended; how the runtime did, if it was among it.
+/// Reaps whatever has ended; that the runtime has ended or stopped, if it was among it.
 #[allow(clippy::disallowed_methods, reason = "every child of this process is its to reap")]
-fn reap(runtime: Pid) -> Option<WaitStatus> {
-    let mut ended = None;
-    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+fn look(runtime: Pid) -> Option<WaitStatus> {
+    let mut told = None;
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
         match status.pid() {
             None => break,
-            Some(pid) if pid == runtime => ended = Some(status),
+            Some(pid) if pid == runtime => told = Some(status),
             Some(_) => {}
         }
     }
-    ended
+    told
+}
+
+/// The last times at which the runtime was stopped.
+#[derive(Default)]
+struct Stops([Option<Instant>; STOPS_MAX]);
+
+impl Stops {
+    /// Counts one more; whether it is one too many.
+    fn is_too_many(&mut self, now: Instant) -> bool {
+        let oldest = self.0[0];
+        self.0.rotate_left(1);
+        self.0[STOPS_MAX - 1] = Some(now);
+        oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) < STOPS_WITHIN)
+    }
+}
+
+/// A command of our own uid can stop the runtime: nobody's time-out would come then.
+#[allow(clippy::disallowed_methods, reason = "the runtime is our unreaped child")]
+fn resume(runtime: Pid, by: Signal, stops: &mut Stops) {
+    let (signal, done) = match stops.is_too_many(Instant::now()) {
+        true => (Signal::SIGKILL, "once more within 10 s, and is killed"),
+        false => (Signal::SIGCONT, "and goes on"),
+    };
+    say(&format!("cofferdam: the runtime was stopped by {by} {done}"));
+    let _ = kill(runtime, signal);
 }
 
 fn conclude(status: WaitStatus, crashed: i32) -> i32 {
@@ -144,4 +174,17 @@ fn own_children() -> Vec<i32> {
 /// One line on stderr; nobody is left to tell when that fails.
 fn say(line: &str) {
     let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fourth_stop_within_ten_seconds_is_one_too_many() {
+        let (mut stops, start) = (Stops::default(), Instant::now());
+        let mut at = |s: u64| stops.is_too_many(start + Duration::from_secs(s));
+        assert_eq!([0, 1, 2, 10, 11, 12, 13].map(&mut at), [false, false, false, false, false, false, true]);
+        assert_eq!([40, 41, 42, 43].map(at), [false, false, false, true]);
+    }
 }

@@ -69,8 +69,9 @@
 //! 11. No id is used twice in a process's life. One that is unknown belongs to an event that came late, and is ignored.
 //! 12. Workers and reaper touch no socket; the gateway touches no pid and encodes no output.
 //! 13. All limits hold before a command's first instruction. A request lowers a ceiling or leaves it; it raises none.
-//! 14. Nothing of ours leaks into a command: no descriptor, signal mask, disposition, controlling terminal, and of the
-//!     environment only what `pass_env` names.
+//! 14. Nothing of ours leaks into a command: no descriptor, signal mask, disposition, controlling terminal, capability,
+//!     key or priority, and of the environment only what `pass_env` names. What we do as a command's uid is out of that
+//!     uid's reach.
 //! 15. The daemon does not exit with a child left, and no child survives the daemon.
 //! 16. Statistics may be late, and what is lost is counted; they slow nobody down.
 //! 17. All unsafe code is in `sys`, a call a block, each with its argument.

@@ -135,6 +135,7 @@ mod tests {
             umask: 0o77,
             identity: None,
             no_new_privs: true,
+            drop_capabilities: false,
             fresh_keyring: true,
             terminal: false,
             signals: u64::MAX,

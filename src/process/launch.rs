@@ -30,6 +30,8 @@ pub struct Common {
     pub signals: u64,
     /// Children keep what we were started with: see `Options::inherit` of the runtime.
     pub inherit: bool,
+    /// As in [`Plan::drop_capabilities`].
+    pub drop_capabilities: bool,
     /// Limits that no key names and that are not so already, as in [`Plan::limits`].
     pub fixed_limits: Vec<(u32, u64, u64)>,
 }
@@ -83,6 +85,7 @@ impl Common {
             umask: self.umask,
             identity,
             no_new_privs: self.no_new_privs,
+            drop_capabilities: self.drop_capabilities,
             fresh_keyring: !self.inherit,
             terminal: false,
             signals: self.signals,
@@ -218,6 +221,7 @@ mod tests {
             nofile_before: None,
             signals: u64::MAX,
             inherit: false,
+            drop_capabilities: false,
             fixed_limits: Vec::new(),
         }
     }

@@ -38,11 +38,10 @@ fn check_host(host: &Host) -> Result<(), String> {
             .into());
     }
     if starter::keeps_capabilities_across_uids() {
-        return Err(
-            "children.run_as: this daemon was started with SECBIT_NO_SETUID_FIXUP, so commands would keep its \
-                    capabilities when they get another uid: start it without that bit (systemd: SecureBits=)"
-                .into(),
-        );
+        return Err("children.run_as: this daemon was started with SECBIT_NO_SETUID_FIXUP, so its children \
+                    keep its capabilities when they take on the uid of a command: start it without that bit (systemd: \
+                    SecureBits=)"
+            .into());
     }
     Ok(())
 }

@@ -356,6 +356,8 @@ fn common(config: &Config, policy: &Policy, options: &Options) -> Common {
         // In a process of our own nothing changes after this; elsewhere anything may.
         signals: if options.exclusive { crate::process::proc::own_signals() } else { u64::MAX },
         inherit: options.inherit,
+        // Root's own come with its uid, whatever it drops.
+        drop_capabilities: !options.inherit && !own.is_root() && host.capabilities != 0,
         fixed_limits: fixed_limits(options, host.can_raise_limits()),
         core_is_piped: core_pattern.starts_with('|'),
         nproc: match policy {

@@ -28,6 +28,8 @@ macro_rules! raw {
 mod helper;
 mod report;
 
+use super::starter::{CAP_KILL, Header, Sets};
+
 pub(super) use self::helper::help;
 pub use self::helper::kill_all_of;
 pub use self::report::Report;
@@ -55,6 +57,8 @@ pub struct Plan {
     pub umask: u32,
     pub identity: Option<Identity>,
     pub no_new_privs: bool,
+    /// Our own uid has capabilities that are to stay ours.
+    pub drop_capabilities: bool,
     /// It gets a session keyring of its own, and not the one of whoever started us.
     pub fresh_keyring: bool,
     /// Its input is a terminal, which becomes the one that controls it.
@@ -299,6 +303,12 @@ extern "C" fn child(script: *mut c_void) -> c_int {
         // exec fail.
         limit(script, libc::RLIMIT_NPROC, nproc, nproc);
     }
+    if plan.drop_capabilities {
+        // After everything that needs them. With no_new_privs an exec keeps what a file's capabilities and these have in
+        // common.
+        let header = Header::of_this_thread();
+        step!(script, Stage::User, libc::SYS_capset, &raw const header, [Sets::default(); 2].as_ptr());
+    }
     exec(script)
 }
 
@@ -314,10 +324,18 @@ fn act_as(script: &Script, Identity { uid, gid, neutral }: Identity) {
     }
     step!(script, Stage::User, libc::SYS_setgroups, 0, std::ptr::null::<libc::gid_t>());
     step!(script, Stage::User, libc::SYS_setresgid, gid, gid, gid);
-    // Our capabilities stay permitted, and none is effective; exec clears them. Who has fewer can neither trace this
-    // child nor open its memory, whatever fs.suid_dumpable says. Where it is locked, the next wall has to do.
-    raw!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0);
+    // Who lacks a capability of this child can neither trace it nor open its memory, also where fs.suid_dumpable has
+    // become 1 and the start of another command resets the flag of this memory for a moment. So one stays permitted
+    // until the exec, out of bounds, for no_new_privs lets an exec keep what is permitted. Where that cannot be had, the
+    // flag alone has to do.
+    let kept = Sets { permitted: 1 << CAP_KILL, ..Sets::default() };
+    let keeps = raw!(libc::SYS_prctl, libc::PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0) == 0
+        && raw!(libc::SYS_prctl, libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) == 0;
     step!(script, Stage::User, libc::SYS_setresuid, neutral, uid, neutral);
+    let header = Header::of_this_thread();
+    if !keeps || raw!(libc::SYS_capset, &raw const header, [kept, Sets::default()].as_ptr()) != 0 {
+        step!(script, Stage::User, libc::SYS_capset, &raw const header, [Sets::default(); 2].as_ptr());
+    }
     step!(script, Stage::User, libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
 }
 

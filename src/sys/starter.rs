@@ -7,24 +7,32 @@ use std::ffi::c_long;
 use nix::errno::Errno;
 use nix::libc;
 
-/// Header of capset(2), which speaks of the calling thread where its pid is 0.
+/// Header of capset(2).
 #[repr(C)]
-struct Header {
+pub struct Header {
     version: u32,
     pid: i32,
+}
+
+impl Header {
+    pub fn of_this_thread() -> Header {
+        /// The version with 64 capabilities, in two halves.
+        const VERSION_3: u32 = 0x2008_0522;
+        Header { version: VERSION_3, pid: 0 }
+    }
 }
 
 /// Half of the capability sets: 32 of each.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Sets {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
+pub struct Sets {
+    pub effective: u32,
+    pub permitted: u32,
+    pub inheritable: u32,
 }
 
-/// The version with 64 capabilities, in two halves.
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+/// capabilities(7); its bit in the first half.
+pub const CAP_KILL: u32 = 5;
 
 fn system(number: c_long, arguments: [c_long; 5]) -> Result<c_long, Errno> {
     let [a, b, c, d, e] = arguments;
@@ -34,7 +42,7 @@ fn system(number: c_long, arguments: [c_long; 5]) -> Result<c_long, Errno> {
 
 /// The capabilities that an exec keeps: none. Those that this thread may use stay.
 pub fn keep_no_capability_across_exec() -> Result<(), Errno> {
-    let mut header = Header { version: CAPABILITY_VERSION_3, pid: 0 };
+    let mut header = Header::of_this_thread();
     let mut sets = [Sets::default(); 2];
     let addresses = [(&raw mut header) as c_long, sets.as_mut_ptr() as c_long, 0, 0, 0];
     system(libc::SYS_capget, addresses)?;
@@ -97,4 +105,58 @@ pub fn leave_session_keyring() -> Result<(), Errno> {
 pub fn keeps_capabilities_across_uids() -> bool {
     const NO_SETUID_FIXUP: c_long = 1 << 2;
     system(libc::SYS_prctl, [libc::PR_GET_SECUREBITS.into(), 0, 0, 0, 0]).is_ok_and(|bits| bits & NO_SETUID_FIXUP != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SESSION_KEYRING: c_long = -3;
+
+    /// keyctl(2).
+    fn keyctl(command: c_long, arguments: [c_long; 4]) -> Result<c_long, Errno> {
+        let [a, b, c, d] = arguments;
+        system(libc::SYS_keyctl, [command, a, b, c, d])
+    }
+
+    fn put() -> Result<c_long, Errno> {
+        let (kind, name, value) = (c"user", c"cofferdam-unit", "x");
+        let texts = [kind.as_ptr() as c_long, name.as_ptr() as c_long, value.as_ptr() as c_long, 1, SESSION_KEYRING];
+        system(libc::SYS_add_key, texts)
+    }
+
+    /// A key is this thread's alone, and goes with it.
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test's own thread")]
+    fn inv14_the_keyring_that_is_left_can_be_searched_and_nothing_else() {
+        const CLEAR: c_long = 7;
+        const SEARCH: c_long = 10;
+        const SETPERM: c_long = 5;
+        std::thread::spawn(|| {
+            if keyctl(1, [0; 4]).is_err() || put().is_err() {
+                // A kernel without keyrings, or a container in which nobody can use them.
+                return;
+            }
+            leave_session_keyring().unwrap();
+            let (kind, name) = (c"user".as_ptr() as c_long, c"cofferdam-unit".as_ptr() as c_long);
+            assert_eq!(keyctl(SEARCH, [SESSION_KEYRING, kind, name, 0]), Err(Errno::ENOKEY));
+            assert_eq!(put(), Err(Errno::EACCES));
+            assert_eq!(keyctl(CLEAR, [SESSION_KEYRING, 0, 0, 0]), Err(Errno::EACCES));
+            assert_eq!(keyctl(SETPERM, [SESSION_KEYRING, 0x3f3f_0000, 0, 0]), Err(Errno::EACCES));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "a test's own thread")]
+    fn each_step_can_be_taken_without_any_right() {
+        std::thread::spawn(|| {
+            keep_no_capability_across_exec().unwrap();
+            reset_priority_of_children(0).unwrap();
+            reset_io_priority().unwrap();
+        })
+        .join()
+        .unwrap();
+    }
 }

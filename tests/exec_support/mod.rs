@@ -2,6 +2,8 @@
 //! folders that every uid may write.
 #![allow(dead_code)]
 
+pub mod lease;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -2,54 +2,9 @@
 //!
 //! A write lease on the program makes execve wait until the holder gives it up, as a dead mount would.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-
+use crate::exec_support::lease::Lease;
 use crate::exec_support::*;
 use crate::support::*;
-
-/// Somebody who holds a lease on a program and does not give it up.
-struct Lease {
-    holder: Child,
-    program: String,
-    _shared: Shared,
-}
-
-impl Lease {
-    fn take() -> Option<Lease> {
-        let python = python()?;
-        let shared = Shared::new();
-        let program = shared.file("leased", std::fs::read("/bin/true").unwrap(), 0o755);
-        let script = "import fcntl, os, signal, sys\n\
-            signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
-            fd = os.open(sys.argv[1], os.O_RDONLY)\n\
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
-            print('held', flush=True)\n\
-            sys.stdin.read()";
-        let mut holder = Command::new(python)
-            .args(["-c", script, &program])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let lease = Lease { holder, program, _shared: shared };
-        if line != "held\n" {
-            skip("no leases on the files of this machine");
-            return None;
-        }
-        Some(lease)
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
 
 #[test]
 fn a_spawn_that_hangs_is_ended_at_its_time_out() {

@@ -8,6 +8,7 @@ use crate::support::*;
 
 /// The hostile program in a folder that every uid may enter; it goes with the value.
 pub struct Hostile {
+    #[allow(dead_code, reason = "it is kept for what the program needs beside itself")]
     pub folder: Shared,
     path: String,
 }

@@ -156,10 +156,17 @@ impl Daemon {
     /// Does something while the runtime stands still, so that all of it is there at once when it goes on.
     #[track_caller]
     pub fn while_stopped(&self, act: impl FnOnce()) {
+        let stands_still = |pid: i32| {
+            wait_until("it stands still", DEADLINE, || (procs::one(pid)?.state == 'T').then_some(()));
+        };
+        // The guard first: it would have the runtime go on.
+        self.signal(Signal::SIGSTOP);
+        stands_still(self.pid);
         self.signal_runtime(Signal::SIGSTOP);
-        wait_until("the runtime stands still", DEADLINE, || (procs::one(self.runtime_pid)?.state == 'T').then_some(()));
+        stands_still(self.runtime_pid);
         act();
         self.signal_runtime(Signal::SIGCONT);
+        self.signal(Signal::SIGCONT);
     }
 
     /// Processes that it started, itself not counted.

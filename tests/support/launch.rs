@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
@@ -25,12 +26,16 @@ pub struct Launch {
     /// Uids of its sessions where it runs as root, ours alone as long as the slot is held.
     pub uids: std::ops::Range<u32>,
     slot: Option<Flock<File>>,
+    /// As long as it is there nobody changes what daemons of all tests of this machine need: see [`alone`].
+    pub undisturbed: Option<Flock<File>>,
     settings: BTreeMap<String, Value>,
     environment: Vec<(OsString, OsString)>,
     /// Address to listen on; none: no TCP.
     listen: Option<String>,
     pub unix: bool,
     before_exec: Option<fn() -> std::io::Result<()>>,
+    /// A program, and its arguments, that becomes the daemon.
+    through: Vec<String>,
 }
 
 impl Launch {
@@ -42,12 +47,14 @@ impl Launch {
             folder: Folder::new(),
             mark: format!("{}-{number}-{}", std::process::id(), now.as_nanos()),
             slot,
+            undisturbed: is_root().then(undisturbed),
             uids,
             settings: BTreeMap::new(),
             environment: Vec::new(),
             listen: Some("127.0.0.1:0".to_owned()),
             unix: true,
             before_exec: None,
+            through: Vec::new(),
         }
         .with_defaults()
     }
@@ -124,13 +131,27 @@ impl Launch {
         self
     }
 
+    /// Has this program start it, in its own place: as `nice -n 5`.
+    pub fn through(mut self, program: &[&str]) -> Launch {
+        self.through = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.folder.join("s")
     }
 
     /// The command that starts it.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        let binary = env!("CARGO_BIN_EXE_cofferdam");
+        let mut command = match self.through.split_first() {
+            None => Command::new(binary),
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(binary);
+                command
+            }
+        };
         command.arg("serve").current_dir(self.folder.path());
         match &self.listen {
             Some(address) => command.args(["--listen", address]),
@@ -162,6 +183,32 @@ impl Launch {
     #[track_caller]
     pub fn start(self) -> Daemon {
         Daemon::launch(self)
+    }
+}
+
+/// Two files: who wants to be alone holds the gate while those that are inside leave, and nobody comes in meanwhile.
+fn lock(name: &str, how: FlockArg) -> Option<Flock<File>> {
+    let path = std::env::temp_dir().join(format!("cofferdam-test-{name}"));
+    Flock::lock(File::create(path).unwrap(), how).ok()
+}
+
+fn undisturbed() -> Flock<File> {
+    let _gate = lock("gate", FlockArg::LockShared);
+    lock("inside", FlockArg::LockShared).expect("nobody keeps others out for long")
+}
+
+/// Keeps every other test of this machine that starts a daemon as root out, for as long as it is held; none where those
+/// that run do not end soon. For a test that changes a setting of the whole machine, and has given up what keeps it
+/// undisturbed itself.
+pub fn alone() -> Option<[Flock<File>; 2]> {
+    let gate = lock("gate", FlockArg::LockExclusive)?;
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        match lock("inside", FlockArg::LockExclusiveNonblock) {
+            Some(inside) => return Some([gate, inside]),
+            None if Instant::now() > end => return None,
+            None => std::thread::sleep(Duration::from_millis(4)),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::{Identity, Report, Stack, exit};
+use crate::sys::starter::{Header, Sets};
 
 /// What a helper does when it has its ids: raw system calls alone, as `child` does.
 pub type Work = fn(*const c_void);
@@ -61,6 +62,13 @@ extern "C" fn helper(help: *mut c_void) -> c_int {
     if help.uids.contains(&0) || raw!(libc::SYS_setresuid, real, effective, saved) != 0 {
         exit(1);
     }
+    // The change of uid has taken our capabilities, unless the host's program changed that for itself: then a helper that
+    // kills would kill every process of the host.
+    let header = Header::of_this_thread();
+    let none = [Sets::default(); 2];
+    if raw!(libc::SYS_capset, &raw const header, none.as_ptr()) != 0 {
+        exit(1);
+    }
     raw!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
     // After the change of uid, which would clear it.
     raw!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
@@ -77,7 +85,7 @@ pub fn kill_all_of(Identity { uid, neutral, .. }: Identity, report: &Report) -> 
     neutral != uid && help([neutral, uid, neutral], None, kill_all, std::ptr::null(), report)
 }
 
-/// We have no capability any more: this reaches processes of the effective uid and of the real one, and nobody else.
+/// Without any capability this reaches processes of the effective uid and of the real one, and nobody else.
 fn kill_all(_: *const c_void) {
     raw!(libc::SYS_kill, -1, libc::SIGKILL);
 }
