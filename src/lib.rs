@@ -100,6 +100,7 @@ mod protocol;
 mod reaper;
 pub mod runtime;
 mod stats;
+mod strings;
 mod sys;
 mod threads;
 mod worker;

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::Pid;
 
+use crate::strings::Strings;
+
 /// Everything about a child, decided before it exists.
 #[derive(Debug)]
 pub struct Plan {
@@ -21,8 +23,9 @@ pub struct Plan {
     pub programs: Vec<CString>,
     /// The paths come from a search through PATH, so that none found is an answer of its own.
     pub searched: bool,
-    pub argv: Vec<CString>,
-    pub envp: Vec<CString>,
+    pub argv: Strings,
+    /// `NAME=VALUE` each.
+    pub envp: Strings,
     /// Entered before the uid changes, for folders above it may be closed to that uid: a directory that we made.
     pub workspace: Option<CString>,
     /// Entered as the uid that the child has: nobody gets by us where that uid may not go.
@@ -163,7 +166,11 @@ pub fn clone_child(
     stack: &mut Stack,
     report: &Report,
 ) -> Result<Cloned, (Stage, Errno)> {
-    let pointers = |all: &[CString]| all.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let pointers = |all: &Strings| {
+        let mut pointers = Vec::with_capacity(all.count() + 1);
+        pointers.extend(all.c_strings().map(CStr::as_ptr).chain([std::ptr::null()]));
+        pointers
+    };
     let script = Script {
         plan,
         argv: pointers(&plan.argv),

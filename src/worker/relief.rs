@@ -80,11 +80,12 @@ impl Relief {
         stack: &mut Stack,
         children: &Children,
     ) -> Option<(Box<Worker>, Launched)> {
-        let Start { exec, plan, wiring, ticket } = start;
+        let Start { exec, plan, wiring, ticket, params } = start;
         let (index, mailbox) = (worker.index, worker.tools.own.clone());
         self.seat(index).parked = Some((worker, Instant::now()));
         self.watch();
         let mut launched = self.spawner.spawn(*plan, wiring, &ticket, stack);
+        drop(params);
         if let Ok(started) = &mut launched {
             started.child.join(children);
         }

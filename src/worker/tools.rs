@@ -9,6 +9,7 @@ use mio::Registry;
 
 use super::command::{Due, Pipe};
 use super::relief::Relief;
+use crate::admission::buffers::Share;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
 use crate::ids::ExecId;
@@ -95,4 +96,6 @@ pub struct Start {
     pub plan: Box<Plan>,
     pub wiring: Wiring,
     pub ticket: Arc<Ticket>,
+    /// What the plan takes, until the command has started.
+    pub params: Option<Share>,
 }

@@ -12,7 +12,7 @@ use super::queue::Waiter;
 use super::quotas::over_limit;
 use super::{Asked, Decision, Desk, Entry, EntryState, Slot};
 use crate::admission::budget::Spent;
-use crate::admission::buffers::Claim as Buffers;
+use crate::admission::buffers::{Claim as Buffers, Need};
 use crate::admission::quota::{Amount, Claim, OverLimit, Resource};
 use crate::gateway::book::Book;
 use crate::gateway::socket::Peer;
@@ -22,6 +22,7 @@ use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::{OpenSession, Run};
+use crate::worker::too_long;
 
 /// Why a command cannot start now. It is told only where the command does not wait, so it is put into words no sooner.
 pub(super) enum Refusal {
@@ -67,6 +68,11 @@ fn claims_of_session(limits: &Limits) -> [(Resource, Amount); 3] {
     ]
 }
 
+/// What the kernel would refuse whatever the session's environment is, nothing is claimed or built for.
+fn check_length(run: &Run) -> Result<(), Fault> {
+    if run.is_too_long_with(&run.env) { Err(too_long(run)) } else { Ok(()) }
+}
+
 impl Desk {
     pub(super) fn open(&mut self, asked: &Asked, book: &mut Book, spec: OpenSession) -> Result<Decision, Fault> {
         if self.draining {
@@ -74,8 +80,10 @@ impl Desk {
         }
         let limits = self.ceilings.lowered(&spec.limits)?;
         let owner = (!spec.persist).then_some(asked.token);
+        let params = self.hold_params(&asked.peer.client, spec.weight())?;
         let session = self.claim_session(asked.peer, limits, EntryState::Opening, owner)?;
         if let Some(entry) = self.sessions.get_mut(&session) {
+            (entry.params, entry.env_bytes) = (params, spec.env.weight());
             entry.budget = spec.budget;
             entry.shell = if spec.shell.is_some() { InShell::Idle } else { InShell::None };
         }
@@ -117,6 +125,8 @@ impl Desk {
             owner,
             counted,
             shell,
+            params: None,
+            env_bytes: 0,
         };
         self.sessions.insert(session, entry);
         Ok(session)
@@ -138,11 +148,14 @@ impl Desk {
                 let (id, entry) = self.session(asked.peer, session)?;
                 if entry.is_for_shell(run.is_line()) {
                     run.check_in_shell()?;
+                } else {
+                    check_length(&run)?;
                 }
                 (id, entry.limits.within(&ceilings).lowered(&run.limits)?)
             }
             None => {
                 let limits = self.ceilings.lowered(&run.limits)?;
+                check_length(&run)?;
                 (self.claim_ephemeral(asked.peer, limits, run.queue_ms > 0)?, limits)
             }
         };
@@ -214,7 +227,8 @@ impl Desk {
             return Err(Fault::session_not_found(&session.to_string()));
         };
         let (worker, client) = (entry.worker, entry.client.clone());
-        let (claim, buffers) = self.claim_command(&client, &run, &limits).inspect_err(|_| {
+        let need = buffers::need(&run, entry.weight_started(&run));
+        let (claim, buffers) = self.claim_command(&client, need, &limits).inspect_err(|_| {
             self.unclaim_ephemeral(session);
         })?;
         self.slots.claim_command();
@@ -240,11 +254,11 @@ impl Desk {
     }
 
     /// What a command claims: its quota, its buffers, and room on the host. All of it or nothing.
-    fn claim_command(&mut self, client: &ClientName, run: &Run, limits: &Limits) -> Result<(Claim, Buffers), Fault> {
-        let need = Amount::Of(buffers::need(run).total() as u64);
-        let (accounts, both) = (&self.accounts, [(Resource::Commands, Amount::Of(1)), (Resource::BufferBytes, need)]);
+    fn claim_command(&mut self, client: &ClientName, need: Need, limits: &Limits) -> Result<(Claim, Buffers), Fault> {
+        let bytes = Amount::Of(need.total() as u64);
+        let (accounts, both) = (&self.accounts, [(Resource::Commands, Amount::Of(1)), (Resource::BufferBytes, bytes)]);
         let claim = self.ledger.claim(client, &both, &|client| accounts.used(client)).map_err(over_limit)?;
-        let buffers = self.claim_buffers(client, run);
+        let buffers = self.claim_buffers(client, need);
         match buffers.and_then(|buffers| self.check_headroom(limits).map(|()| buffers)) {
             Ok(buffers) => Ok((claim, buffers)),
             Err(fault) => {
