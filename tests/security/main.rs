@@ -12,5 +12,7 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod params;
+
 #[expect(dead_code, reason = "the tests that use it come next")]
 mod program;
