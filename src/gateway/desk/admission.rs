@@ -68,11 +68,6 @@ fn claims_of_session(limits: &Limits) -> [(Resource, Amount); 3] {
     ]
 }
 
-/// What the kernel would refuse whatever the session's environment is, nothing is claimed or built for.
-fn check_length(run: &Run) -> Result<(), Fault> {
-    if run.is_too_long_with(&run.env) { Err(too_long(run)) } else { Ok(()) }
-}
-
 impl Desk {
     pub(super) fn open(&mut self, asked: &Asked, book: &mut Book, spec: OpenSession) -> Result<Decision, Fault> {
         if self.draining {
@@ -148,27 +143,35 @@ impl Desk {
                 let (id, entry) = self.session(asked.peer, session)?;
                 if entry.is_for_shell(run.is_line()) {
                     run.check_in_shell()?;
-                } else {
-                    check_length(&run)?;
                 }
                 (id, entry.limits.within(&ceilings).lowered(&run.limits)?)
             }
             None => {
                 let limits = self.ceilings.lowered(&run.limits)?;
-                check_length(&run)?;
                 (self.claim_ephemeral(asked.peer, limits, run.queue_ms > 0)?, limits)
             }
         };
         let id = asked.id.map(Box::from);
         let waiter = Waiter { request: asked.request, session, limits, id, run, params: None };
         match self.refusal(session, waiter.run.is_line()) {
-            None => self.start(waiter).map(Decision::Later),
-            Some(refusal) if refusal.passes() && waiter.run.queue_ms > 0 => self.enqueue(waiter).map(Decision::Later),
-            Some(refusal) => {
+            Some(refusal) if !refusal.passes() || waiter.run.queue_ms == 0 => {
                 self.unclaim_ephemeral(session);
                 Err(refusal.tell(session))
             }
+            _ if self.is_too_long(session, &waiter.run) => {
+                self.unclaim_ephemeral(session);
+                Err(too_long(&waiter.run))
+            }
+            Some(_) => self.enqueue(waiter).map(Decision::Later),
+            None => self.start(waiter).map(Decision::Later),
         }
+    }
+
+    /// Whether the kernel would refuse a command for its length, whatever else is in its environment: nothing is claimed
+    /// or built for it, and it need not wait. A line for a shell is no argument of a program.
+    fn is_too_long(&self, session: SessionId, run: &Run) -> bool {
+        let in_shell = self.sessions.get(&session).is_some_and(|entry| entry.is_for_shell(run.is_line()));
+        !in_shell && run.is_too_long_with(&run.env)
     }
 
     /// A session for one command. What is over is told at once for both, for neither is of use without the other.
