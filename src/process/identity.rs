@@ -262,4 +262,16 @@ mod tests {
             assert_eq!(merged(&ours, others), merged_slowly(&ours, others));
         }
     }
+
+    /// By looking each name up among all it would take an hour.
+    #[test]
+    fn inv6_merging_takes_as_long_as_the_lists_are() {
+        let numbered = |value: &str| {
+            let mut all = Strings::default();
+            (0..300_000).for_each(|number: u32| all.push_parts(&[format!("{number:x}={value}").as_bytes()]));
+            all
+        };
+        let (session, command) = (numbered("session"), numbered("command"));
+        assert_eq!(merged(&Strings::default(), [&Strings::default(), &session, &command]), command);
+    }
 }

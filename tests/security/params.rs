@@ -243,14 +243,13 @@ fn arguments_that_no_program_can_be_given_are_refused_before_anything_is_made_of
         let argv = format!(r#"["true"{}]"#, r#","""#.repeat(680_000));
         format!(r#"{{"id":{id},"method":"exec.run","params":{{{session}"argv":{argv}}}}}"#)
     };
-    conn.send_line(line(1, None));
-    conn.answer(&json!(1));
+    run(&mut conn, json!({"session": session, "argv": ["true"]}));
     let before = procs::peak_rss_bytes(daemon.runtime_pid);
 
-    for id in 2..8 {
+    for id in 1..8 {
         conn.send_line(line(id, (id % 2 == 0).then_some(&session)));
     }
-    for id in 2..8 {
+    for id in 1..8 {
         let error = conn.answer(&json!(id))["error"].clone();
         assert_eq!(
             error["data"],
@@ -259,9 +258,9 @@ fn arguments_that_no_program_can_be_given_are_refused_before_anything_is_made_of
         assert_eq!(error["message"], "cannot start true: exec: Argument list too long");
     }
     let grown = procs::peak_rss_bytes(daemon.runtime_pid) - before;
-    assert!(grown < 8 * MIB, "grown by {grown}");
+    assert!(grown < SLACK, "grown by {grown}");
     let stats = daemon.stats();
-    assert_eq!((&stats["commands"]["started"], &stats["commands"]["rejected"]), (&json!(0), &json!(7)), "{stats}");
+    assert_eq!((&stats["commands"]["started"], &stats["commands"]["rejected"]), (&json!(1), &json!(7)), "{stats}");
     assert_eq!(stats["sessions"]["opened"], 1, "no session was opened for one: {stats}");
     assert_eq!(held(&mut conn), 0);
     assert_well(&mut neighbour);
@@ -283,6 +282,38 @@ fn arguments_that_no_program_can_be_given_are_refused_before_anything_is_made_of
     assert_eq!(plain(&many[..200_000], &[]), None);
     assert_eq!(end(&run(&mut conn, json!({ "argv": many[..200_000] }))), exited(0));
     close(&mut conn, &session);
+}
+
+#[test]
+fn a_line_is_read_in_less_than_ten_times_its_length() {
+    let repeated = |piece: &str, count: usize| piece.repeat(count);
+    let env: String = (0..165_000).map(|number| format!(r#""{number:x}":"","#)).collect();
+    let params = [
+        ("exec.run", format!(r#"{{"argv":["true"{}]}}"#, repeated(r#","""#, 680_000))),
+        ("exec.run", format!(r#"{{"argv":["true"{}]}}"#, repeated(r#","a""#, 500_000))),
+        ("exec.run", format!(r#"{{"argv":["true"{}]}}"#, repeated(r#","\u0061""#, 220_000))),
+        ("exec.run", format!(r#"{{"cmd":"true","env":{{{}}}}}"#, env.trim_end_matches(','))),
+        ("session.open", format!(r#"{{"env":{{{}}}}}"#, env.trim_end_matches(','))),
+    ];
+    for (method, params) in params {
+        let daemon = Daemon::start(&[]);
+        let mut conn = daemon.tcp();
+        run(&mut conn, json!({"cmd": "true"}));
+        let before = procs::peak_rss_bytes(daemon.runtime_pid);
+        let line = format!(r#"{{"id":"long","method":"{method}","params":{params}}}"#);
+        conn.send_line(&line);
+        let error = conn.answer(&json!("long"))["error"].take();
+        let expected = if method == "exec.run" { "SPAWN_FAILED" } else { "INVALID_PARAMS" };
+        assert_eq!(error["data"]["reason"], expected, "{error}");
+        let grown = procs::peak_rss_bytes(daemon.runtime_pid) - before;
+        println!(
+            "{method} {:.40}: {:.1} times a line of {} bytes",
+            params,
+            grown as f64 / line.len() as f64,
+            line.len()
+        );
+        assert!(grown < 10 * line.len() as u64, "grown by {grown} for {} bytes", line.len());
+    }
 }
 
 #[test]
