@@ -265,7 +265,9 @@ impl Worker {
             // It was given up before it had started.
             return self.tools.gateway.tell(command.started_answer());
         }
-        self.tell_body(command.request, Some(command.session), &outcome.account, outcome.body());
+        let (account, body) = (outcome.account.clone(), outcome.body());
+        drop(outcome);
+        self.tell_body(command.request, Some(command.session), &account, body);
     }
 
     pub(super) fn free_slot(&mut self, command: &Command, finished: &Finished) {
