@@ -57,6 +57,43 @@ fn bench(smoke: bool) -> Outcome {
         theirs.add(bare_side_by_side(slice)?);
     }
     verdict("eight in flight", ours, "two bare loops", theirs, 0.75);
+    drop(eight);
+    large_environment(&daemon.addr, if smoke { 3 } else { 21 })
+}
+
+const VARIABLES: usize = 100_000;
+const LARGE_MS_MAX: f64 = 50.0;
+
+/// What an environment of 1.5 MiB in very many variables costs: to read and keep it, and to run a command with it; and
+/// to refuse one that no program can be given.
+fn large_environment(addr: &str, rounds: usize) -> Outcome {
+    let stream = TcpStream::connect(addr)?;
+    stream.set_nodelay(true)?;
+    let reader = BufReader::with_capacity(64 << 10, stream.try_clone()?);
+    let mut commands = Commands { stream, reader, requests: Vec::new(), line: String::new() };
+    let env = |count: usize| (0..count).map(|number| format!("\"{number:x}\":\"\"")).collect::<Vec<_>>().join(",");
+    let open = |count| format!("{{\"id\":1,\"method\":\"session.open\",\"params\":{{\"env\":{{{}}}}}}}\n", env(count));
+    let (fits, too_long) = (open(VARIABLES), open(VARIABLES * 8 / 5));
+    let [mut opened, mut ran, mut refused] = [const { Vec::new() }; 3];
+    for _ in 0..rounds {
+        opened.push(commands.ask(&fits)?);
+        let session = text_after(&commands.line, "\"session\":\"").and_then(|rest| rest.split('"').next());
+        let session = session.ok_or_else(|| format!("no session: {}", commands.line))?.to_owned();
+        let params = format!("{{\"session\":\"{session}\",\"argv\":[\"/bin/true\"]}}");
+        ran.push(commands.ask(&format!("{{\"id\":2,\"method\":\"exec.run\",\"params\":{params}}}\n"))?);
+        if !commands.line.contains("\"exit_code\":0,") {
+            return Err(format!("a command failed: {}", commands.line).into());
+        }
+        commands
+            .ask(&format!("{{\"id\":3,\"method\":\"session.close\",\"params\":{{\"session\":\"{session}\"}}}}\n"))?;
+        refused.push(commands.ask(&too_long)?);
+    }
+    for (what, mut took) in [("session.open", opened), ("exec.run in it", ran), ("refusal of 160,000", refused)] {
+        took.sort_unstable();
+        let ms = took[took.len() / 2].as_secs_f64() * 1e3;
+        let target = format!("<= {LARGE_MS_MAX:.0} ms");
+        row(&format!("100,000 variables: {what}"), format!("{ms:.1} ms"), Some((&target, ms <= LARGE_MS_MAX)));
+    }
     Ok(())
 }
 
@@ -119,6 +156,14 @@ impl Commands {
             }
         }
         Ok(Tally { count, took: start.elapsed() })
+    }
+
+    /// One request, and how long its answer takes.
+    fn ask(&mut self, request: &str) -> io::Result<Duration> {
+        let start = Instant::now();
+        self.stream.write_all(request.as_bytes())?;
+        self.next_line()?;
+        Ok(start.elapsed())
     }
 
     fn next_line(&mut self) -> io::Result<()> {

@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, getpid, getppid, setsid};
 
 use crate::process::proc;
-use crate::sys::process::{few_malloc_arenas, fork_alone, give_back_text, normalise_descriptors, normalise_signals};
+use crate::sys::process::{fork_alone, give_back_text, normalise_descriptors, normalise_signals, settle_allocator};
 
 /// Passed on to the runtime. SIGKILL and SIGSTOP cannot be; the rest has no meaning for it.
 const FORWARDED: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
@@ -34,7 +34,7 @@ const CLEANUP_EVERY_MS: u16 = 2;
 pub fn enclose(crashed: i32, runtime: impl FnOnce() -> i32) -> i32 {
     normalise_descriptors();
     normalise_signals();
-    few_malloc_arenas();
+    settle_allocator();
     // Nothing may come between the fork and the first wait.
     let _ = SigSet::all().thread_block();
     let guard = getpid();

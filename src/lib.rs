@@ -102,6 +102,7 @@ mod protocol;
 mod reaper;
 pub mod runtime;
 mod stats;
+mod strings;
 mod sys;
 mod threads;
 mod worker;

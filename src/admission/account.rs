@@ -160,6 +160,11 @@ impl Share {
         true
     }
 
+    /// Gives back what is beyond so many.
+    pub fn keep_at_most(&mut self, count: usize) {
+        self.resize(count.min(self.bytes));
+    }
+
     /// Makes the share so large even where that is over a limit: for bytes that are there already.
     pub fn force(&mut self, bytes: usize) {
         if bytes > self.bytes {

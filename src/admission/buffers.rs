@@ -20,6 +20,17 @@ pub struct Claim {
     pub stdin: Share,
     pub stdout: Share,
     pub stderr: Share,
+    /// What it is started with.
+    pub params: Share,
+}
+
+/// Of what a session, or a command, keeps of its params, so much is not counted: `max_sessions` and `max_commands` bound
+/// it, and most keep less.
+const FREE_PARAMS_BYTES: usize = 16 * 1024;
+
+/// What is counted of params that are kept.
+pub fn beyond_free(bytes: usize) -> usize {
+    bytes.saturating_sub(FREE_PARAMS_BYTES)
 }
 
 /// Bytes of each output that a command must have room for to be started.
@@ -31,17 +42,19 @@ pub struct Need {
     pub stdin: usize,
     pub stdout: usize,
     pub stderr: usize,
+    pub params: usize,
 }
 
 impl Need {
     pub fn total(self) -> usize {
-        self.stdin.saturating_add(self.stdout).saturating_add(self.stderr)
+        [self.stdout, self.stderr, self.params].into_iter().fold(self.stdin, usize::saturating_add)
     }
 
     /// All of it at once, or nothing.
     pub fn claim(self, account: &Account) -> Result<Claim, Short> {
         let mut all = Share::take(account, self.total())?;
-        Ok(Claim { stdin: all.split(self.stdin), stdout: all.split(self.stdout), stderr: all })
+        let (stdin, stdout, stderr) = (all.split(self.stdin), all.split(self.stdout), all.split(self.stderr));
+        Ok(Claim { stdin, stdout, stderr, params: all })
     }
 }
 

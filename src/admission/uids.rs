@@ -88,7 +88,7 @@ impl Uids {
 
     /// Takes those that are to be cleaned, so many at most; each comes back by `release`. `aside`: also those whose
     /// cleaning has failed before.
-    pub fn to_clean(&mut self, most: usize, aside: bool) -> Vec<u32> {
+    pub fn take_to_clean(&mut self, most: usize, aside: bool) -> Vec<u32> {
         let mut uids = Vec::new();
         if aside {
             uids.extend(self.others.iter().filter(|(_, other)| other.aside).map(|(uid, _)| *uid).take(most));
@@ -128,11 +128,11 @@ mod tests {
         uids.release(one, Fate::Rests);
         uids.release(two, Fate::SetAside);
         assert_eq!((uids.claim(), uids.free(), uids.set_aside(), uids.rest()), (None, 0, 1, true));
-        assert_eq!(uids.to_clean(8, false), [one]);
-        assert!(!uids.rest() && uids.to_clean(8, false).is_empty());
+        assert_eq!(uids.take_to_clean(8, false), [one]);
+        assert!(!uids.rest() && uids.take_to_clean(8, false).is_empty());
         uids.release(one, Fate::Clean);
         // What is set aside stays so while it is tried again.
-        assert_eq!((uids.to_clean(8, true), uids.set_aside()), (vec![two], 1));
+        assert_eq!((uids.take_to_clean(8, true), uids.set_aside()), (vec![two], 1));
         uids.release(two, Fate::SetAside);
         assert_eq!((uids.claim(), uids.claim()), (Some(one), None));
         uids.release(two, Fate::Clean);
@@ -140,7 +140,7 @@ mod tests {
         // The order is that of their last use, and not of their cleaning.
         uids.release(one, Fate::Rests);
         uids.release(two, Fate::Clean);
-        assert_eq!(uids.to_clean(1, true), [one]);
+        assert_eq!(uids.take_to_clean(1, true), [one]);
         uids.release(one, Fate::Clean);
         assert_eq!((uids.claim(), uids.claim()), (Some(one), Some(two)));
     }

@@ -8,6 +8,7 @@ mod desk;
 mod holding;
 mod lines;
 mod listener;
+mod memory;
 mod outbox;
 mod serving;
 mod socket;
@@ -23,6 +24,7 @@ use self::connection::{Connection, READ_BYTES};
 pub use self::desk::{Desk, Links, Quotas};
 use self::listener::turn_away;
 pub use self::listener::{ListenError, Listeners};
+use self::memory::FreeMemory;
 use self::socket::{Peer, Socket};
 use crate::mailbox::Inbox;
 use crate::message::{ToGateway, ToReaper};
@@ -50,6 +52,7 @@ pub struct Gateway {
     /// The connection whose line is read on though there is no memory for it.
     finishing: Option<Token>,
     stop_by: Option<Instant>,
+    memory: FreeMemory,
 }
 
 impl Gateway {
@@ -66,6 +69,7 @@ impl Gateway {
             next_tick: None,
             finishing: None,
             stop_by: None,
+            memory: FreeMemory::default(),
         }
     }
 
@@ -79,6 +83,9 @@ impl Gateway {
                 log::error!("the gateway cannot poll: {error}");
             }
             let now = Instant::now();
+            if events.is_empty() && self.active.is_empty() {
+                self.memory.rest(now);
+            }
             self.desk.begin_turn(now);
             self.drain_inbox();
             for event in &events {
@@ -92,6 +99,7 @@ impl Gateway {
             self.decide_due(now);
             self.tick(now);
             self.tell_settled();
+            self.memory.look(self.desk.buffers().used(), now);
             if self.stop_by.is_some_and(|by| now >= by || self.nothing_to_say()) {
                 self.desk.reaper().tell(ToReaper::Delivered);
                 return;
@@ -123,7 +131,7 @@ impl Gateway {
         let resume = self.listeners.as_ref().and_then(Listeners::resume_at);
         let wait = [self.next_tick, resume, self.stop_by].into_iter().flatten().min();
         let wait = wait.map(|at| at.saturating_duration_since(now));
-        [wait, self.desk.wait(now)].into_iter().flatten().min()
+        [wait, self.desk.wait(now), self.memory.wait(now)].into_iter().flatten().min()
     }
 
     fn drain_inbox(&mut self) {

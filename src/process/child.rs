@@ -118,14 +118,16 @@ mod tests {
     use crate::process::living::Living;
     use crate::process::proc;
     use crate::process::spawn::{Spawner, Started, Ticket, Wiring};
+    use crate::protocol::request::Program;
+    use crate::strings::Strings;
     use crate::sys::clone::{Plan, Stack, c_string};
 
     fn start(line: &str) -> Started {
         let plan = Plan {
             programs: vec![c_string("/bin/sh")],
             searched: false,
-            argv: ["/bin/sh", "-c", line].map(c_string).into(),
-            envp: vec![c_string("PATH=/usr/bin:/bin")],
+            argv: Program::argv(&["/bin/sh", "-c", line]).arguments(),
+            envp: Strings::of(&[b"PATH=/usr/bin:/bin"]),
             workspace: None,
             cwd: None,
             limits: Vec::new(),

@@ -1,17 +1,21 @@
 //! Who a command is: its environment, and the uid that it runs under. Pure, after one look at our own at the start.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::unix::ffi::OsStringExt;
 
 use nix::unistd::{Uid, User};
 
 use crate::config::{Children, Config, RunAs};
 use crate::enforcement::Host;
+use crate::strings::{Strings, name_of};
 use crate::sys::clone::Identity;
 
 /// What each command's environment starts from.
 #[derive(Debug, Clone)]
 pub struct BaseEnvironment {
-    passed: Vec<Variable>,
+    /// As `NAME=VALUE`; values need not be text.
+    passed: Strings,
     path: String,
     lang: String,
     user: String,
@@ -20,9 +24,6 @@ pub struct BaseEnvironment {
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DEFAULT_LANG: &str = "C.UTF-8";
 const SHELL: &str = "/bin/sh";
-
-/// A name, and a value that need not be text.
-pub type Variable = (String, Vec<u8>);
 
 impl BaseEnvironment {
     /// Reads our own environment, once.
@@ -34,8 +35,12 @@ impl BaseEnvironment {
             Policy::As { name, .. } => Some(name.clone()),
             Policy::Pool { .. } => None,
         };
+        let mut passed = Strings::default();
+        for (name, value) in pass_env.iter().filter_map(|name| Some((name, own(name)?.into_vec()))) {
+            passed.push_parts(&[name.as_bytes(), b"=", &value]);
+        }
         BaseEnvironment {
-            passed: pass_env.iter().filter_map(|name| Some((name.clone(), own(name)?.into_vec()))).collect(),
+            passed,
             path: text("PATH").unwrap_or_else(|| DEFAULT_PATH.into()),
             lang: text("LANG").unwrap_or_else(|| DEFAULT_LANG.into()),
             user: user.unwrap_or_else(|| "cofferdam".into()),
@@ -47,38 +52,49 @@ impl BaseEnvironment {
         &self,
         clear: bool,
         home: &str,
-        session: &[(String, String)],
-        command: &[(String, String)],
+        session: &Strings,
+        command: &Strings,
         own: [(&'static str, String); 2],
-    ) -> Vec<Variable> {
-        let mut all: Vec<Variable> =
-            own.into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect();
-        let ours = all.len();
-        let mut put = |name: &str, value: &[u8]| match all.iter_mut().position(|(known, _)| known == name) {
-            Some(at) if at < ours => {}
-            Some(at) => all[at].1 = value.to_vec(),
-            None => all.push((name.to_owned(), value.to_vec())),
-        };
-        if !clear {
-            for (name, value) in &self.passed {
-                put(name, value);
-            }
-            let defaults =
-                [("PATH", &*self.path), ("HOME", home), ("USER", &self.user), ("SHELL", SHELL), ("LANG", &self.lang)];
-            for (name, value) in defaults {
-                put(name, value.as_bytes());
-            }
-        }
-        for (name, value) in session.iter().chain(command) {
-            put(name, value.as_bytes());
-        }
-        all
+    ) -> Strings {
+        let mut ours = Strings::default();
+        own.iter().for_each(|(name, value)| ours.push_parts(&[name.as_bytes(), b"=", value.as_bytes()]));
+        let given = if clear { Strings::default() } else { self.given(home) };
+        merged(&ours, [&given, session, command])
+    }
+
+    /// What every command gets that has no environment of its own.
+    fn given(&self, home: &str) -> Strings {
+        let mut given = self.passed.clone();
+        let defaults =
+            [("PATH", &*self.path), ("HOME", home), ("USER", &self.user), ("SHELL", SHELL), ("LANG", &self.lang)];
+        defaults.iter().for_each(|(name, value)| given.push_parts(&[name.as_bytes(), b"=", value.as_bytes()]));
+        given
     }
 }
 
+/// Each variable once, where its name stands first, as it stands last; but one of `ours` as it stands there.
+fn merged(ours: &Strings, others: [&Strings; 3]) -> Strings {
+    let lists = || std::iter::once(ours).chain(others);
+    let count = lists().map(Strings::count).sum();
+    let mut kept: Vec<&[u8]> = Vec::with_capacity(count);
+    // Names are hashed by keys that std draws at random, so nobody can choose names that collide.
+    let mut places: HashMap<&[u8], usize> = HashMap::with_capacity(count);
+    for variable in lists().flat_map(Strings::iter) {
+        match places.entry(name_of(variable)) {
+            Entry::Vacant(place) => {
+                place.insert(kept.len());
+                kept.push(variable);
+            }
+            Entry::Occupied(place) if *place.get() < ours.count() => {}
+            Entry::Occupied(place) => kept[*place.get()] = variable,
+        }
+    }
+    Strings::of(&kept)
+}
+
 /// Where a program without a slash in its name is looked for.
-pub fn search_path(environment: &[Variable]) -> &[u8] {
-    environment.iter().find(|(name, _)| name == "PATH").map_or(DEFAULT_PATH.as_bytes(), |(_, path)| path)
+pub fn search_path(environment: &Strings) -> &[u8] {
+    environment.iter().find_map(|variable| variable.strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH.as_bytes())
 }
 
 /// Whose uid commands run under, settled at the start.
@@ -243,14 +259,15 @@ fn unmirrored(first: u32, host: &Host) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admission::seeded::Seeded;
 
-    fn pair(name: &str, value: &str) -> (String, String) {
-        (name.into(), value.into())
+    fn list(variables: &[&str]) -> Strings {
+        variables.iter().map(|variable| variable.as_bytes()).collect()
     }
 
     fn base() -> BaseEnvironment {
         BaseEnvironment {
-            passed: vec![("TZ".into(), b"UTC".to_vec()), ("LANG".into(), b"old".to_vec())],
+            passed: list(&["TZ=UTC", "LANG=old"]),
             path: "/bin".into(),
             lang: "C".into(),
             user: "u".into(),
@@ -260,18 +277,68 @@ mod tests {
     #[test]
     fn later_variables_win_and_ours_always() {
         let own = [("COFFERDAM_SESSION", "s".to_owned()), ("COFFERDAM_EXEC", "e".to_owned())];
-        let session = [pair("A", "1"), pair("HOME", "/h"), pair("COFFERDAM_EXEC", "forged")];
-        let all = base().of_command(false, "/base", &session, &[pair("A", "2")], own.clone());
-        let value = |name: &str| {
-            all.iter().find(|(known, _)| known == name).map(|(_, value)| std::str::from_utf8(value).unwrap())
+        let session = list(&["A=1", "HOME=/h", "COFFERDAM_EXEC=forged"]);
+        let all = base().of_command(false, "/base", &session, &list(&["A=2"]), own.clone());
+        let expected = list(&[
+            "COFFERDAM_SESSION=s",
+            "COFFERDAM_EXEC=e",
+            "TZ=UTC",
+            "LANG=C",
+            "PATH=/bin",
+            "HOME=/h",
+            "USER=u",
+            "SHELL=/bin/sh",
+            "A=2",
+        ]);
+        assert_eq!(all, expected);
+        let bare = base().of_command(true, "/base", &list(&["A=1"]), &Strings::default(), own);
+        assert_eq!(bare, list(&["COFFERDAM_SESSION=s", "COFFERDAM_EXEC=e", "A=1"]));
+    }
+
+    /// The same by looking each name up among all.
+    fn merged_slowly(ours: &Strings, others: [&Strings; 3]) -> Strings {
+        let mut all: Vec<&[u8]> = ours.iter().collect();
+        for variable in others.into_iter().flat_map(Strings::iter) {
+            match all.iter().position(|known| name_of(known) == name_of(variable)) {
+                Some(at) if at < ours.count() => {}
+                Some(at) => all[at] = variable,
+                None => all.push(variable),
+            }
+        }
+        Strings::of(&all)
+    }
+
+    #[test]
+    fn merging_gives_what_looking_each_name_up_gives() {
+        let mut random = Seeded(7);
+        for _ in 0..500 {
+            let mut drawn = |count: u64| {
+                let mut all = Strings::default();
+                for _ in 0..random.below(count + 1) {
+                    // Few names, so that they meet; some begin as others do, some have no value, or one with a `=`.
+                    let name = random.one_of(&["A", "AB", "B", "", "COFFERDAM_EXEC", "\u{e9}"]);
+                    let value = random.one_of(&["", "=", "1", "A=1"]);
+                    all.push_parts(&[name.as_bytes(), random.below(5).to_string().as_bytes(), b"=", value.as_bytes()]);
+                }
+                all
+            };
+            let (given, session, command) = (drawn(8), drawn(20), drawn(20));
+            let ours = list(&["COFFERDAM_EXEC1=a", "COFFERDAM_EXEC2=b"]);
+            let others = [&given, &session, &command];
+            assert_eq!(merged(&ours, others), merged_slowly(&ours, others));
+        }
+    }
+
+    /// By looking each name up among all it would take an hour.
+    #[test]
+    fn inv6_merging_takes_as_long_as_the_lists_are() {
+        let numbered = |value: &str| {
+            let mut all = Strings::default();
+            (0..300_000).for_each(|number: u32| all.push_parts(&[format!("{number:x}={value}").as_bytes()]));
+            all
         };
-        assert_eq!(value("A"), Some("2"));
-        assert_eq!(value("HOME"), Some("/h"));
-        assert_eq!(value("LANG"), Some("C"));
-        assert_eq!(value("TZ"), Some("UTC"));
-        assert_eq!(value("COFFERDAM_EXEC"), Some("e"));
-        let bare = base().of_command(true, "/base", &[pair("A", "1")], &[], own);
-        assert_eq!(bare.len(), 3);
+        let (session, command) = (numbered("session"), numbered("command"));
+        assert_eq!(merged(&Strings::default(), [&Strings::default(), &session, &command]), command);
     }
 
     /// A host whose user namespace has these uids, as first and count.

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use nix::libc;
 
-use super::identity::{Variable, search_path};
+use super::identity::search_path;
 use super::workspace::Workspace;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::Program;
+use crate::strings::Strings;
 use crate::sys::clone::{Folder, Identity, Plan, c_string};
 
 /// What all children of this daemon have in common, settled at the start.
@@ -59,23 +60,23 @@ pub enum NprocRule {
 }
 
 impl Common {
-    /// The plan of a command; without a program, of a trial whether one could start there. The session's private
-    /// directory, if it has one, and the directory where the command runs.
+    /// The plan of a command; without a program, and so without an environment, of a trial whether one could start
+    /// there. The session's private directory, if it has one, and the directory where the command runs.
     pub fn plan(
         &self,
         program: Option<&Program>,
-        environment: &[Variable],
+        environment: Strings,
         (workspace, cwd): (Option<&Workspace>, &str),
         limits: &Limits,
         identity: Option<Identity>,
     ) -> Plan {
         let (workspace, cwd) = steps_to(workspace, cwd);
-        let (programs, searched, argv) = program.map(|program| found(program, environment)).unwrap_or_default();
+        let (programs, searched, argv) = program.map(|program| found(program, &environment)).unwrap_or_default();
         Plan {
             programs,
             searched,
             argv,
-            envp: environment.iter().map(|(name, value)| c_string([name.as_bytes(), b"=", value].concat())).collect(),
+            envp: environment,
             workspace,
             cwd,
             limits: self.rlimits(limits),
@@ -148,26 +149,30 @@ pub fn fixed_limits(own_hard: impl Fn(u32) -> Option<u64>, can_raise: bool) -> V
     };
     FIXED_LIMITS.into_iter().filter_map(given).collect()
 }
+/// The longest name in any folder (NAME_MAX of Linux).
+const NAME_BYTES_MAX: usize = 255;
+/// Folders of a PATH that are looked into. One of 128 KiB could name 65,536, each of which takes a path here and an exec
+/// in the child.
+const FOLDERS_MAX: usize = 1024;
 
 /// The paths to try, whether they come from a search, and the arguments.
-fn found(program: &Program, environment: &[Variable]) -> (Vec<CString>, bool, Vec<CString>) {
-    let argv: Vec<&str> = match program {
-        Program::Shell(line) => vec!["/bin/sh", "-c", line],
-        Program::Argv(argv) => argv.iter().map(String::as_str).collect(),
+fn found(program: &Program, environment: &Strings) -> (Vec<CString>, bool, Strings) {
+    let argv = program.arguments();
+    let name = argv.first().unwrap_or_default();
+    let searched = !name.contains(&b'/');
+    let programs = match searched {
+        // In any folder it is too long: the kernel says so at the first.
+        true if name.len() > NAME_BYTES_MAX => vec![c_string(name)],
+        true => {
+            let within = |folder: &[u8]| match folder {
+                [] => c_string(name),
+                _ => c_string([folder, b"/", name].concat()),
+            };
+            search_path(environment).split(|byte| *byte == b':').take(FOLDERS_MAX).map(within).collect()
+        }
+        false => vec![c_string(name)],
     };
-    let name = argv.first().copied().unwrap_or_default();
-    let searched = !name.contains('/');
-    let programs = if searched {
-        let folders = search_path(environment).split(|byte| *byte == b':');
-        let within = |folder: &[u8]| match folder {
-            [] => c_string(name),
-            _ => c_string([folder, b"/", name.as_bytes()].concat()),
-        };
-        folders.map(within).collect()
-    } else {
-        vec![c_string(name)]
-    };
-    (programs, searched, argv.into_iter().map(c_string).collect())
+    (programs, searched, argv)
 }
 
 /// How to get to a directory: first to the session's own, if it is there or below, and from there by the rest. Links in
@@ -246,14 +251,25 @@ mod tests {
 
     #[test]
     fn a_name_is_searched_and_a_path_is_not() {
-        let environment = [("PATH".to_owned(), b"/a::b".to_vec())];
-        let argv = |name: &str| Program::Argv(vec![name.to_owned()]);
+        let environment = Strings::of(&[b"PATHS=/c", b"PATH=/a::b"]);
+        let argv = |name: &str| Program::argv(&[name]);
         let (programs, searched, _) = found(&argv("x"), &environment);
         assert!(searched);
         assert_eq!(programs, [c_string("/a/x"), c_string("x"), c_string("b/x")]);
         let (programs, searched, _) = found(&argv("./x"), &environment);
         assert!(!searched);
         assert_eq!(programs, [c_string("./x")]);
+    }
+
+    #[test]
+    fn inv7_a_search_takes_no_more_than_its_bound() {
+        let folders = [b"PATH=/a", ":b".repeat(50_000).as_bytes()].concat();
+        let environment = Strings::of(&[&folders]);
+        let (programs, searched, _) = found(&Program::argv(&["x"]), &environment);
+        assert_eq!((programs.len(), searched), (FOLDERS_MAX, true));
+        let long = "x".repeat(100_000);
+        let (programs, searched, _) = found(&Program::argv(&[&long]), &environment);
+        assert_eq!((programs, searched), (vec![c_string(long)], true));
     }
 
     #[test]

@@ -59,10 +59,8 @@ pub fn clean(uids: &[u32], helper: &Ticket) -> Cleaned {
     let mut cleaned = Cleaned::of_all(uids);
     look_for_processes(&wanted, &mut cleaned);
     remove_objects(&wanted, helper, &mut cleaned);
-    match queues() {
-        Some(queues) => remove_files(queues, "the message queues", &wanted, &mut cleaned),
-        // Commands cannot make any then.
-        None => {}
+    if let Some(queues) = queues() {
+        remove_files(queues, "the message queues", &wanted, &mut cleaned);
     }
     let mut seen = HashSet::new();
     for path in FOLDERS {

@@ -11,6 +11,7 @@ use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, V
 use serde_json::value::RawValue;
 
 use super::fault::Fault;
+use crate::strings::Strings;
 
 /// Levels of arrays and objects within each other; deeper is PARSE_ERROR.
 pub const DEPTH_MAX: usize = 64;
@@ -157,6 +158,49 @@ pub fn elements(text: &str, max: usize) -> Result<Option<Vec<&RawValue>>, serde_
     let found = serde::Deserializer::deserialize_seq(&mut reader, Elements(max))?;
     reader.end()?;
     Ok(found)
+}
+
+/// The strings of an array, and whether one of them holds a NUL, which a list cannot: it is left out. None where it is no
+/// array of strings.
+pub fn strings(text: &str) -> Option<(Strings, bool)> {
+    struct Array<'a>(&'a mut Strings, &'a mut bool);
+    impl<'de> Visitor<'de> for Array<'_> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("an array of strings")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+            while seq.next_element_seed(One(self.0, self.1))?.is_some() {}
+            Ok(())
+        }
+    }
+    /// One element, which goes from the line, or from where its escapes are read, right into the list.
+    struct One<'a>(&'a mut Strings, &'a mut bool);
+    impl<'de> DeserializeSeed<'de> for One<'_> {
+        type Value = ();
+        fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
+            from.deserialize_str(self)
+        }
+    }
+    impl Visitor<'_> for One<'_> {
+        type Value = ();
+        fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E>(self, text: &str) -> Result<(), E> {
+            match text.contains('\0') {
+                false => self.0.push(text.as_bytes()),
+                true => *self.1 = true,
+            }
+            Ok(())
+        }
+    }
+    let (mut found, mut nul) = (Strings::default(), false);
+    let mut reader = serde_json::Deserializer::from_str(text);
+    serde::Deserializer::deserialize_seq(&mut reader, Array(&mut found, &mut nul)).ok()?;
+    reader.end().ok()?;
+    found.shrink();
+    Some((found, nul))
 }
 
 /// A string out of a value, if it is one.
@@ -326,6 +370,17 @@ mod tests {
             let fields = Fields::of("", Some(raw), &["n"]).unwrap();
             assert!(fields.integer("n", 1..=10).is_err(), "{text}");
             assert!(fields.millis("n", 10_000).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_are_read_into_one_list() {
+        let read = |text| strings(text).map(|(found, nul)| (found.iter().map(<[u8]>::to_vec).collect::<Vec<_>>(), nul));
+        assert_eq!(read(r#"["a", "", "\u00e9\n"]"#), Some((vec![b"a".to_vec(), vec![], "é\n".into()], false)));
+        assert_eq!(read("[]"), Some((vec![], false)));
+        assert!(read(r#"["a\u0000b", "c"]"#).is_some_and(|(_, nul)| nul));
+        for text in ["[1]", r#"["a",null]"#, r#"[["a"]]"#, r#"{"a":"b"}"#, r#""a""#, r#"["\ud800"]"#, "null"] {
+            assert_eq!(read(text), None, "{text}");
         }
     }
 

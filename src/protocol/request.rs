@@ -15,6 +15,7 @@ use super::fault::{Fault, Reason};
 use super::json::{self, Fields, MembersError};
 use crate::config::Config;
 use crate::ids::{ExecId, SessionId};
+use crate::strings::{Strings, name_of};
 
 pub use self::execs::{Order, Read, Size};
 pub use self::open::{OpenSession, STANDARD_SHELL};
@@ -151,18 +152,11 @@ impl Call {
     pub fn weight(&self) -> usize {
         match self {
             Call::Run(run) => run.weight(),
-            Call::Open(open) => pairs(&open.env) + open.cwd.as_ref().map_or(0, String::len),
+            Call::Open(open) => open.weight(),
             Call::Exec { order: Order::Write { bytes, .. }, .. } => bytes.len(),
             _ => 0,
         }
     }
-}
-
-/// What a string takes beside its bytes: a line of a megabyte may hold a quarter of a million that are empty.
-const STRING_BYTES: usize = size_of::<String>() + 16;
-
-fn pairs(env: &[(String, String)]) -> usize {
-    env.iter().map(|(name, value)| name.len() + value.len() + 2 * STRING_BYTES).sum()
 }
 
 fn session_ref(fields: &Fields) -> Result<SessionRef, Fault> {
@@ -184,8 +178,9 @@ fn directory(fields: &Fields) -> Result<Option<String>, Fault> {
     }
 }
 
-fn environment(fields: &Fields) -> Result<Vec<(String, String)>, Fault> {
-    let mut found: Vec<(String, String)> = Vec::new();
+/// The variables of `env` as `NAME=VALUE`, sorted: in whatever order a client sends them, they are the same.
+fn environment(fields: &Fields) -> Result<Strings, Fault> {
+    let mut found = Strings::default();
     let Some(raw) = fields.raw("env") else { return Ok(found) };
     let read = json::members(raw.get(), |name, value| {
         if name.is_empty() || name.contains(['=', '\0']) {
@@ -193,7 +188,7 @@ fn environment(fields: &Fields) -> Result<Vec<(String, String)>, Fault> {
         }
         match json::text(value) {
             Some(value) if !value.contains('\0') => {
-                found.push((name.into_owned(), value.into_owned()));
+                found.push_parts(&[name.as_bytes(), b"=", value.as_bytes()]);
                 Ok(())
             }
             _ => Err(format!("{}: must be a string without NUL", name.chars().take(64).collect::<String>())),
@@ -204,12 +199,17 @@ fn environment(fields: &Fields) -> Result<Vec<(String, String)>, Fault> {
         Err(MembersError::Refused(what)) => return Err(fields.wrong("env", what)),
         Err(_) => return Err(fields.wrong("env", "must be an object of strings")),
     }
-    found.sort_unstable();
-    match found.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        Some(pair) => {
-            Err(fields.wrong("env", format!("{} stands twice", pair[0].0.chars().take(64).collect::<String>())))
-        }
-        None => Ok(found),
+    sorted(found).map_err(|twice| fields.wrong("env", format!("{twice} stands twice")))
+}
+
+/// Sorts variables; or the beginning of a name that stands twice.
+fn sorted(found: Strings) -> Result<Strings, String> {
+    let mut variables: Vec<&[u8]> = found.iter().collect();
+    variables.sort_unstable();
+    // What begins with the same name and `=` stands together.
+    match variables.windows(2).find(|pair| name_of(pair[0]) == name_of(pair[1])) {
+        Some(pair) => Err(String::from_utf8_lossy(name_of(pair[0])).chars().take(64).collect()),
+        None => Ok(Strings::of(&variables)),
     }
 }
 

@@ -16,6 +16,8 @@ use nix::fcntl::Flock;
 use nix::libc;
 use nix::unistd::Pid;
 
+use crate::strings::Strings;
+
 /// One raw system call of a child.
 macro_rules! raw {
     ($number:expr $(, $argument:expr)*) => {
@@ -41,8 +43,9 @@ pub struct Plan {
     pub programs: Vec<CString>,
     /// The paths come from a search through PATH, so that none found is an answer of its own.
     pub searched: bool,
-    pub argv: Vec<CString>,
-    pub envp: Vec<CString>,
+    pub argv: Strings,
+    /// `NAME=VALUE` each.
+    pub envp: Strings,
     /// Entered before the uid changes, for folders above it may be closed to that uid: a directory that we made, by its
     /// name in a folder that we hold, so that nothing on a path leads elsewhere.
     pub workspace: Option<(Folder, CString)>,
@@ -185,7 +188,11 @@ pub fn clone_child(
     stack: &mut Stack,
     report: &Report,
 ) -> Result<Cloned, (Stage, Errno)> {
-    let pointers = |all: &[CString]| all.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
+    let pointers = |all: &Strings| {
+        let mut pointers = Vec::with_capacity(all.count() + 1);
+        pointers.extend(all.c_strings().map(CStr::as_ptr).chain([std::ptr::null()]));
+        pointers
+    };
     let script = Script {
         plan,
         argv: pointers(&plan.argv),

@@ -1,6 +1,7 @@
 //! What a process does to itself at its start, and to others by pidfd.
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -85,12 +86,40 @@ pub fn give_back_text() {
     }
 }
 
-/// Two arenas for the allocator instead of eight a core: threads here allocate little, and arenas keep what they had.
-pub fn few_malloc_arenas() {
+/// What the allocator takes from the system by itself and gives back as soon as it is free: a long line, a large output.
+/// Lines of a stream stay below it, for they come and go too often.
+#[cfg(target_env = "gnu")]
+const OWN_MAPPING_BYTES: libc::c_int = 1 << 20;
+/// What may stay free at the end of an arena.
+#[cfg(target_env = "gnu")]
+const FREE_END_BYTES: libc::c_int = 2 << 20;
+
+/// The allocator's settings are ours, and so is all of the process's memory.
+static ALLOCATOR_IS_OURS: AtomicBool = AtomicBool::new(false);
+
+/// Settles how the allocator of our own process keeps memory. Two arenas instead of eight a core: threads here allocate
+/// little, and arenas keep what they had. And fixed thresholds: by itself it raises them to 32 MiB behind the first large
+/// block, and keeps as much for good.
+pub fn settle_allocator() {
+    ALLOCATOR_IS_OURS.store(true, Ordering::Relaxed);
     #[cfg(target_env = "gnu")]
-    // SAFETY: mallopt may be called at any time; before other threads exist it settles their number.
+    for (parameter, value) in
+        [(libc::M_ARENA_MAX, 2), (libc::M_MMAP_THRESHOLD, OWN_MAPPING_BYTES), (libc::M_TRIM_THRESHOLD, FREE_END_BYTES)]
+    {
+        // SAFETY: mallopt may be called at any time; before other threads exist it settles their number.
+        unsafe { libc::mallopt(parameter, value) };
+    }
+}
+
+/// Gives the pages of free memory back to the system. In a program that embeds us it is for that program to say.
+pub fn give_back_memory() {
+    if !ALLOCATOR_IS_OURS.load(Ordering::Relaxed) {
+        return;
+    }
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim may be called at any time; it takes the allocator's own locks and touches free blocks alone.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2)
+        libc::malloc_trim(0)
     };
 }
 

@@ -36,7 +36,6 @@ use crate::process::spawn::{Started, Ticket, Wiring};
 use crate::process::tree::{Marks, Sample};
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
-use crate::protocol::request::Program;
 use crate::sys::clone::Plan;
 
 /// Where a command stands.
@@ -55,15 +54,6 @@ enum Phase {
 
 /// Longest part of a path that is kept for an error.
 const CWD_CHARS_MAX: usize = 1024;
-
-/// A program as an error calls it: not longer than a line.
-fn name_of(program: &Program) -> Box<str> {
-    let name = match program {
-        Program::Shell(_) => "/bin/sh",
-        Program::Argv(argv) => argv.first().map_or("", String::as_str),
-    };
-    name.chars().take(128).collect::<String>().into()
-}
 
 /// What the worker has to do with a command after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,12 +151,13 @@ impl Command {
         session: SessionId,
         plan: Plan,
         marks: Marks,
-        running: Running,
+        mut running: Running,
         tools: &mut Tools,
     ) -> Result<Command, Fault> {
+        let params = running.buffers.params.split(usize::MAX);
         let (command, wiring) = Command::make(request, exec, session, marks, running, tools)?;
         let ticket = command.ticket.clone();
-        tools.starts.push_back(Start { exec, session, plan: Box::new(plan), wiring, ticket });
+        tools.starts.push_back(Start { exec, session, plan: Box::new(plan), wiring, ticket, params: Some(params) });
         command.remind(Instant::now() + command.timeout, Due::Timeout, tools);
         Ok(command.alive(tools))
     }
@@ -181,7 +172,7 @@ impl Command {
     ) -> Result<(Command, Wiring), Fault> {
         let now = Instant::now();
         let Running { limits, spec, id, asked_at, buffers, .. } = running;
-        let Claim { stdin: stdin_share, stdout, stderr } = buffers;
+        let Claim { stdin: stdin_share, stdout, stderr, .. } = buffers;
         let sink = |name, share| match &id {
             Some(id) => Sink::Stream(Stream::new(request, id, exec, name, spec.base64, &tools.gateway, share)),
             None => Sink::Ring(Ring::new(spec.keep, spec.output_limit_bytes, share)),
@@ -213,7 +204,7 @@ impl Command {
             finish_on_disconnect: spec.finish_on_disconnect,
             keyed: spec.key.is_some(),
             given_up: false,
-            program: name_of(&spec.program),
+            program: spec.program.name(),
             cwd: spec.cwd.as_deref().map(|cwd| cwd.chars().take(CWD_CHARS_MAX).collect::<String>().into()),
             shown: shown(&spec.program),
             asked_at,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use nix::errno::Errno;
+
 use super::Worker;
 use super::command::{Command, Due, Next, Pipe};
 use super::record::Finished;
@@ -15,13 +17,14 @@ use crate::message::{CommandEnd, Left, Running, ToGateway};
 use crate::process::launch;
 use crate::process::spawn::{Launched, SpawnFault};
 use crate::protocol::fault::{Fault, Reason};
-use crate::protocol::request::Program;
+use crate::protocol::request::{Program, Run};
 use crate::sys::clone::Stage;
 
 impl Worker {
     pub(super) fn start(&mut self, request: RequestId, exec: ExecId, id: SessionId, mut running: Running) {
         if let Some(opening) = running.ephemeral.take() {
             if let Err(fault) = self.make_session(id, *opening) {
+                drop(running);
                 return self.refuse(request, exec, id, fault, true);
             }
             self.tools.gateway.leave(ToGateway::SessionOpened { session: id });
@@ -30,11 +33,13 @@ impl Worker {
         let usable = |session: &&mut Session| session.state == State::Open && !self.ending;
         let Some(session) = self.sessions.get_mut(&id).filter(usable) else {
             let fault = if self.ending { Fault::shutting_down() } else { Fault::session_not_found(&id.to_string()) };
+            drop(running);
             return self.refuse(request, exec, id, fault, false);
         };
         let left = match session.budget_left(cpu_seen) {
             Ok(left) => left,
             Err(fault) => {
+                drop(running);
                 self.refuse(request, exec, id, fault, false);
                 return self.close_when_idle(id);
             }
@@ -48,9 +53,16 @@ impl Worker {
         if let Some(pty) = &running.spec.pty {
             name_terminal(&mut environment, pty.term.as_deref());
         }
+        if running.spec.is_too_long_with(&environment) {
+            // What its session and we have added makes it so.
+            let fault = too_long(&running.spec);
+            drop((running, environment));
+            self.refuse(request, exec, id, fault, false);
+            return self.close_when_idle(id);
+        }
         let cwd = launch::directory(&session.cwd, running.spec.cwd.as_deref());
         let (program, place) = (Some(&running.spec.program), session.place(&cwd));
-        let plan = setup.common.plan(program, &environment, place, &running.limits, session.identity);
+        let plan = setup.common.plan(program, environment, place, &running.limits, session.identity);
         let marks = session.marks(format!("COFFERDAM_EXEC={}", setup.unique(exec)));
         match Command::start(request, exec, id, plan, marks, running, &mut self.tools) {
             Ok(mut command) => {
@@ -122,6 +134,8 @@ impl Worker {
                 what = launch::directory(&session.cwd, command.cwd.as_deref());
             }
         }
+        // What it has claimed comes back before that is told.
+        drop(command);
         self.refuse(request, exec, id, spawn_fault(fault, &what), false);
         for (request, _) in self.all_waiting(exec) {
             self.refuse_order(request, Fault::exec_not_found(&exec.to_string()));
@@ -247,7 +261,9 @@ impl Worker {
             // It was given up before it had started.
             return self.tools.gateway.tell(command.started_answer());
         }
-        self.tell_body(command.request, Some(command.session), &outcome.account, outcome.body());
+        let (account, body) = (outcome.account.clone(), outcome.body());
+        drop(outcome);
+        self.tell_body(command.request, Some(command.session), &account, body);
     }
 
     pub(super) fn free_slot(&mut self, command: &Command, finished: &Finished) {
@@ -305,6 +321,11 @@ impl Worker {
             self.with(*exec, |command, tools| command.unheard(tools));
         }
     }
+}
+
+/// SPAWN_FAILED of what the kernel would find too long, as the kernel finds it.
+pub fn too_long(run: &Run) -> Fault {
+    spawn_fault(SpawnFault { stage: Stage::Exec, errno: Errno::E2BIG }, &run.program.name())
 }
 
 /// SPAWN_FAILED: the step and the errno say exactly what was wrong. `what` is the directory where that is at fault, or else

@@ -28,6 +28,7 @@ use mio::{Events, Poll, Token};
 use nix::sys::signal::SigSet;
 
 use self::command::{Command, Pipe};
+pub use self::commands::too_long;
 pub use self::relief::Relief;
 use self::retained::Outcome;
 pub use self::retained::Told;

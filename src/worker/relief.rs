@@ -80,12 +80,13 @@ impl Relief {
         stack: &mut Stack,
         children: &Children,
     ) -> Option<(Box<Worker>, Launched)> {
-        let Start { exec, session, plan, wiring, ticket } = start;
+        let Start { exec, session, plan, wiring, ticket, params } = start;
         let (index, mailbox) = (worker.index, worker.tools.own.clone());
         self.seat(index).parked = Some((worker, Instant::now()));
         self.watch();
         let starting = self.errands.living().starting(session, &ticket);
         let mut launched = self.spawner.spawn(*plan, wiring, &ticket, stack);
+        drop(params);
         if let Ok(started) = &mut launched {
             started.child.join(children, starting.started(started.child.pid()));
         }

@@ -129,8 +129,11 @@ impl Worker {
         let mut piece = Vec::with_capacity(1024);
         answer.body.encode(answer.piece_bytes(), &mut piece);
         let more = !answer.body.is_empty();
+        // What an answer held that is encoded to its end comes back before the answer goes out.
         if more {
             self.answers.insert(request, answer);
+        } else {
+            drop(answer);
         }
         let answer = ToGateway::Answer { request, body: piece, more };
         match session {

@@ -12,7 +12,6 @@ use super::tools::Setup;
 use crate::admission::budget::Spent;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
 use crate::message::{Opening, ToGateway};
-use crate::process::identity::Variable;
 use crate::process::launch;
 use crate::process::living::{Facts, Living, LivingSession};
 use crate::process::tree::Marks;
@@ -21,6 +20,7 @@ use crate::protocol::budget::Budget;
 use crate::protocol::encode::Object;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::STANDARD_SHELL;
+use crate::strings::Strings;
 use crate::sys::clone::Identity;
 
 /// Where a session stands.
@@ -70,7 +70,7 @@ pub struct Session {
     /// Commands that wait for a slot to start in it.
     pub expected: u32,
     name: Option<String>,
-    env: Vec<(String, String)>,
+    env: Strings,
     clear_env: bool,
     last_active: Instant,
     pub(super) budget: Budget,
@@ -141,7 +141,7 @@ impl Session {
     }
 
     /// The environment of one of its commands.
-    pub fn environment(&self, exec: Option<ExecId>, command: &[(String, String)], setup: &Setup) -> Vec<Variable> {
+    pub fn environment(&self, exec: Option<ExecId>, command: &Strings, setup: &Setup) -> Strings {
         let own = [
             ("COFFERDAM_EXEC", exec.map_or_else(String::new, |exec| setup.unique(exec))),
             ("COFFERDAM_SESSION", setup.unique(self.id)),

@@ -13,6 +13,7 @@ use crate::process::errands::{Errand, Task};
 use crate::process::spawn::SpawnFault;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
+use crate::strings::Strings;
 use crate::sys::clone::Stage;
 
 impl Worker {
@@ -65,9 +66,8 @@ impl Worker {
             Ok(()) if probe => {
                 // Nobody can say whether a directory can be used but by using it.
                 let session = &self.sessions[&id];
-                let environment = session.environment(None, &[], &self.tools.setup);
-                let place = session.place(&session.cwd);
-                let plan = self.tools.setup.common.plan(None, &environment, place, &session.limits, session.identity);
+                let (place, none) = (session.place(&session.cwd), Strings::default());
+                let plan = self.tools.setup.common.plan(None, none, place, &session.limits, session.identity);
                 let task = Task::Probe { session: id, plan: Box::new(plan) };
                 self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
             }

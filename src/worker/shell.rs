@@ -42,6 +42,7 @@ use crate::process::proc::Gauge;
 use crate::process::spawn::{SpawnFault, Started};
 use crate::process::tree::Marks;
 use crate::protocol::request::{Program, Run};
+use crate::strings::Strings;
 use crate::sys::clone::Stage;
 use crate::sys::wait::{Exit, Rusage};
 
@@ -63,11 +64,13 @@ enum Stand {
 struct Asked {
     exec: ExecId,
     text: String,
-    env: Vec<(String, String)>,
+    env: Strings,
     cwd: Option<String>,
     merge_stderr: bool,
     /// Its directory was tried.
     probed: bool,
+    /// What text, environment and the script made of them take.
+    params: Share,
 }
 
 pub struct Shell {
@@ -143,7 +146,7 @@ impl Shell {
 
     fn program(&self) -> Program {
         let input = if self.reads_file() { "/dev/stdin" } else { "-s" };
-        Program::Argv(vec![self.path.to_string(), input.to_owned()])
+        Program::argv(&[&self.path, input])
     }
 
     /// Fresh pipes: what another shell may still have open is not theirs.
@@ -178,7 +181,7 @@ impl Worker {
         let exec = self.next_host();
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let setup = self.tools.setup.clone();
-        let environment = session.environment(Some(exec), &[], &setup);
+        let environment = session.environment(Some(exec), &Strings::default(), &setup);
         let (identity, cwd, mut limits) = (session.identity, session.cwd.clone(), session.limits);
         let workspace = session.workspace.clone();
         let Some(shell) = session.shell.as_deref_mut() else { return };
@@ -188,7 +191,7 @@ impl Worker {
         // Its commands have that each for itself.
         (limits.cpu_ms, limits.memory_bytes) = (None, None);
         let plan =
-            setup.common.plan(Some(&shell.program()), &environment, (workspace.as_ref(), &cwd), &limits, identity);
+            setup.common.plan(Some(&shell.program()), environment, (workspace.as_ref(), &cwd), &limits, identity);
         let (marks, running) = (shell.marks.clone(), of_host(shell.program(), limits));
         (shell.stand, shell.host) = (Stand::Starting, Some(exec));
         match Command::host(exec, id, plan, marks, running, &mut self.tools) {
@@ -216,7 +219,7 @@ impl Worker {
         };
         let mut feeder = Feeder::new(input);
         let listens = feeder::listen(&report.end, registry, Pipe::Stdout.token(exec));
-        feeder.push(script::hello(&shell.path, shell.reads_file(), &script::quoted(&report.path)));
+        feeder.push(script::hello(&shell.path, shell.reads_file(), &script::quoted(&report.path)), None);
         feeder.write(registry, Pipe::Stdin.token(exec));
         shell.marks.leader = process.pid;
         (shell.process, shell.feeder) = (Some(process), Some(feeder));
@@ -344,7 +347,7 @@ impl Worker {
 /// What a shell's own process runs under.
 fn of_host(program: Program, limits: crate::protocol::limits::Limits) -> Running {
     let nothing = || Share::none(&Account::of_daemon(0));
-    let buffers = Claim { stdin: nothing(), stdout: nothing(), stderr: nothing() };
+    let buffers = Claim { stdin: nothing(), stdout: nothing(), stderr: nothing(), params: nothing() };
     let spec = Run::of_host(program);
     Running { ephemeral: None, limits, spec, id: None, asked_at: Instant::now(), buffers }
 }

@@ -7,8 +7,8 @@ use super::command::Command;
 use super::pipes::Turn;
 use super::record::Verdict;
 use super::tools::Tools;
-use crate::process::identity::Variable;
 use crate::protocol::request::Size;
+use crate::strings::{Strings, name_of};
 use crate::sys::pty;
 
 /// What ^D sends: the end of the input, where it stands at the beginning of a line.
@@ -34,13 +34,15 @@ impl Terminal {
 }
 
 /// TERM as it was given, or else as most emulators call themselves.
-pub fn name_terminal(environment: &mut Vec<Variable>, term: Option<&str>) {
-    if term.is_some() {
-        environment.retain(|(name, _)| name != "TERM");
+pub fn name_terminal(environment: &mut Strings, term: Option<&str>) {
+    let is_term = |variable: &&[u8]| name_of(variable) == b"TERM";
+    if environment.iter().any(|variable| is_term(&variable)) {
+        if term.is_none() {
+            return;
+        }
+        *environment = environment.iter().filter(|variable| !is_term(variable)).collect();
     }
-    if !environment.iter().any(|(name, _)| name == "TERM") {
-        environment.push(("TERM".to_owned(), term.unwrap_or("xterm-256color").into()));
-    }
+    environment.push_parts(&[b"TERM=", term.unwrap_or("xterm-256color").as_bytes()]);
 }
 
 /// What is typed for `bytes` that are to be all the input there is.
@@ -78,6 +80,18 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_has_the_name_that_was_given() {
+        let named = |before: &[&[u8]], term| {
+            let mut environment = Strings::of(before);
+            name_terminal(&mut environment, term);
+            environment
+        };
+        assert_eq!(named(&[b"A=1"], None), Strings::of(&[b"A=1", b"TERM=xterm-256color"]));
+        assert_eq!(named(&[b"TERM=dumb", b"A=1"], None), Strings::of(&[b"TERM=dumb", b"A=1"]));
+        assert_eq!(named(&[b"TERM=dumb", b"TERMS=1"], Some("vt100")), Strings::of(&[b"TERMS=1", b"TERM=vt100"]));
+    }
 
     #[test]
     fn an_end_within_a_line_is_typed_twice() {

@@ -9,6 +9,7 @@ use mio::Registry;
 
 use super::command::{Due, Pipe};
 use super::relief::Relief;
+use crate::admission::account::Share;
 use crate::admission::descriptors::Descriptors;
 use crate::config::Config;
 use crate::deadlines::Deadlines;
@@ -103,4 +104,6 @@ pub struct Start {
     pub plan: Box<Plan>,
     pub wiring: Wiring,
     pub ticket: Arc<Ticket>,
+    /// What the plan takes, until the command has started.
+    pub params: Option<Share>,
 }

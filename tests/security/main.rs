@@ -19,6 +19,7 @@ mod info;
 mod leftovers;
 mod neutral;
 mod owners;
+mod params;
 mod program;
 mod siblings;
 mod silent;

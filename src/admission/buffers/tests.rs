@@ -41,9 +41,10 @@ fn inv9_a_share_counts_in_the_whole_chain_and_comes_back_once() {
 fn a_claim_is_all_or_nothing() {
     let mut accounts = accounts(1000);
     let a = accounts.account(&name("a"), || flat(-1));
-    let need = Need { stdin: 10, stdout: 600, stderr: 390 };
+    let need = Need { stdin: 10, stdout: 500, stderr: 390, params: 100 };
     let claim = need.claim(&a).unwrap();
-    assert_eq!((claim.stdin.bytes(), claim.stdout.bytes(), claim.stderr.bytes()), (10, 600, 390));
+    let outputs = (claim.stdout.bytes(), claim.stderr.bytes());
+    assert_eq!((claim.stdin.bytes(), outputs, claim.params.bytes()), (10, (500, 390), 100));
     assert_eq!(need.claim(&a).unwrap_err(), Short::Daemon { limit: 1000, usage: 1000, delta: 1000 });
     drop(claim);
     assert_eq!(accounts.daemon().used(), 0);

@@ -13,7 +13,7 @@ use super::queue::Waiter;
 use super::quotas::over_limit;
 use super::{Asked, Decision, Desk, Entry, EntryState, Slot};
 use crate::admission::budget::Spent;
-use crate::admission::buffers::Claim as Buffers;
+use crate::admission::buffers::{Claim as Buffers, Need};
 use crate::admission::quota::{Amount, Claim, OverLimit, Resource};
 use crate::enforcement::descriptors::Cost;
 use crate::gateway::book::Book;
@@ -24,6 +24,7 @@ use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
 use crate::protocol::request::{OpenSession, Run};
+use crate::worker::too_long;
 
 /// Why a command cannot start now. It is told only where the command does not wait, so it is put into words no sooner.
 pub(super) enum Refusal {
@@ -77,8 +78,10 @@ impl Desk {
         let limits = self.ceilings.lowered(&spec.limits)?;
         let owner = (!spec.persist).then_some(asked.token);
         let shell = if spec.shell.is_some() { InShell::Idle } else { InShell::None };
+        let params = self.hold_params(&asked.peer.client, spec.weight())?;
         let session = self.claim_session(asked.peer, limits, EntryState::Opening, owner, shell)?;
         if let Some(entry) = self.sessions.get_mut(&session) {
+            (entry.params, entry.env_bytes) = (params, spec.env.weight());
             entry.budget = spec.budget;
         }
         if owner.is_some() {
@@ -128,6 +131,8 @@ impl Desk {
             counted,
             shell,
             _descriptors: descriptors,
+            params: None,
+            env_bytes: 0,
         };
         self.sessions.insert(session, entry);
         Ok(session)
@@ -172,13 +177,24 @@ impl Desk {
         let id = asked.id.map(Box::from);
         let waiter = Waiter { request: asked.request, session, limits, id, run, params: None };
         match self.refusal(session, waiter.run.is_line()) {
-            None => self.start(waiter).map(Decision::Later),
-            Some(refusal) if refusal.passes() && waiter.run.queue_ms > 0 => self.enqueue(waiter).map(Decision::Later),
-            Some(refusal) => {
+            Some(refusal) if !refusal.passes() || waiter.run.queue_ms == 0 => {
                 self.unclaim_ephemeral(session);
                 Err(refusal.tell(session))
             }
+            _ if self.is_too_long(session, &waiter.run) => {
+                self.unclaim_ephemeral(session);
+                Err(too_long(&waiter.run))
+            }
+            Some(_) => self.enqueue(waiter).map(Decision::Later),
+            None => self.start(waiter).map(Decision::Later),
         }
+    }
+
+    /// Whether the kernel would refuse a command for its length, whatever else is in its environment: nothing is claimed
+    /// or built for it, and it need not wait. A line for a shell is no argument of a program.
+    fn is_too_long(&self, session: SessionId, run: &Run) -> bool {
+        let in_shell = self.sessions.get(&session).is_some_and(|entry| entry.is_for_shell(run.is_line()));
+        !in_shell && run.is_too_long_with(&run.env)
     }
 
     /// A session for one command. What is over is told at once for both, for neither is of use without the other.
@@ -241,7 +257,8 @@ impl Desk {
         };
         let (worker, client, by_unix) = (entry.worker, entry.client.clone(), entry.by_unix);
         let cost = Cost::of(&run, entry.is_for_shell(run.is_line()));
-        let claimed = self.claim_command(&client, &run, &limits);
+        let need = buffers::need(&run, entry.weight_started(&run));
+        let claimed = self.claim_command(&client, need, &limits);
         let claimed = claimed.and_then(|claims| Ok((claims, self.claim_descriptors(cost, by_unix)?)));
         let ((claim, buffers), descriptors) = claimed.inspect_err(|_| self.unclaim_ephemeral(session))?;
         self.slots.claim_command();
@@ -266,11 +283,11 @@ impl Desk {
     }
 
     /// What a command claims: its quota, its buffers, and room on the host. All of it or nothing.
-    fn claim_command(&mut self, client: &ClientName, run: &Run, limits: &Limits) -> Result<(Claim, Buffers), Fault> {
-        let need = Amount::Of(buffers::need(run).total() as u64);
-        let (accounts, both) = (&self.accounts, [(Resource::Commands, Amount::Of(1)), (Resource::BufferBytes, need)]);
+    fn claim_command(&mut self, client: &ClientName, need: Need, limits: &Limits) -> Result<(Claim, Buffers), Fault> {
+        let bytes = Amount::Of(need.total() as u64);
+        let (accounts, both) = (&self.accounts, [(Resource::Commands, Amount::Of(1)), (Resource::BufferBytes, bytes)]);
         let claim = self.ledger.claim(client, &both, &|client| accounts.used(client)).map_err(over_limit)?;
-        let buffers = self.claim_buffers(client, run);
+        let buffers = self.claim_buffers(client, need);
         match buffers.and_then(|buffers| self.check_headroom(limits).map(|()| buffers)) {
             Ok(buffers) => Ok((claim, buffers)),
             Err(fault) => {

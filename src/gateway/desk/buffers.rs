@@ -2,7 +2,7 @@
 
 use super::Desk;
 use super::quotas::over_limit;
-use crate::admission::buffers::{Account, Claim, Need, OUTPUT_BYTES, Quota, Share, Short};
+use crate::admission::buffers::{Account, Claim, Need, OUTPUT_BYTES, Quota, Share, Short, beyond_free};
 use crate::admission::quota::{Ledger, Over, OverLimit, Resource, Scope};
 use crate::config::{Config, QuotaModel};
 use crate::ids::ClientName;
@@ -35,21 +35,30 @@ impl Desk {
         Share::take(&account, bytes).map_err(|short| refusal(client, model, short))
     }
 
+    /// Takes what a session keeps of its params, if that is more than every session may.
+    pub(super) fn hold_params(&mut self, client: &ClientName, bytes: usize) -> Result<Option<Share>, Fault> {
+        match beyond_free(bytes) {
+            0 => Ok(None),
+            beyond => self.hold_bytes(client, beyond).map(Some),
+        }
+    }
+
     /// Takes what a command must have to start. It comes back by itself, wherever what was taken ends up.
-    pub(super) fn claim_buffers(&mut self, client: &ClientName, run: &Run) -> Result<Claim, Fault> {
+    pub(super) fn claim_buffers(&mut self, client: &ClientName, need: Need) -> Result<Claim, Fault> {
         let account = self.account(client);
         let model = self.config.quotas.model;
-        need(run).claim(&account).map_err(|short| refusal(client, model, short))
+        need.claim(&account).map_err(|short| refusal(client, model, short))
     }
 }
 
-/// Its input, and 64 KiB for each output; less where no more is kept.
-pub(super) fn need(run: &Run) -> Need {
+/// Its input, 64 KiB for each output, less where no more is kept, and what its worker keeps of `params` bytes.
+pub(super) fn need(run: &Run, params: usize) -> Need {
     let output = if run.stream { OUTPUT_BYTES } else { OUTPUT_BYTES.min(run.output_limit_bytes) };
     Need {
         stdin: run.stdin.as_ref().map_or(0, Vec::len),
         stdout: output,
         stderr: if run.merge_stderr || run.pty.is_some() { 0 } else { output },
+        params: beyond_free(params),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::ids::{ClientName, ExecId, SessionId};
 use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::limits::Limits;
+use crate::protocol::request::Run;
 
 /// What admission knows of a session.
 pub(super) struct Entry {
@@ -37,6 +38,10 @@ pub(super) struct Entry {
     pub shell: InShell,
     /// Those of its shell; given back with it.
     pub _descriptors: Option<Share>,
+    /// What it keeps of its params takes, where that is counted.
+    pub params: Option<Share>,
+    /// Bytes of its environment, of which each command is started with a copy.
+    pub env_bytes: usize,
 }
 
 /// Whether a session has a shell, and what runs in it.
@@ -51,6 +56,14 @@ impl Entry {
     /// A command line of a session with a shell is that shell's.
     pub fn is_for_shell(&self, is_line: bool) -> bool {
         is_line && self.shell != InShell::None
+    }
+
+    /// Bytes that its worker keeps of a command's params until it has started, or its shell has read it.
+    pub fn weight_started(&self, run: &Run) -> usize {
+        match self.is_for_shell(run.is_line()) {
+            true => run.weight_in_shell(),
+            false => run.weight_started() + self.env_bytes,
+        }
     }
 
     /// Commands that may run in it at once. A command that was started alone in its session stays so, whatever is

@@ -111,7 +111,7 @@ impl Desk {
         let base = self.uid_base;
         let leftovers = &mut self.leftovers;
         leftovers.next_pass = None;
-        let numbers = leftovers.uids.as_mut().map(|uids| uids.to_clean(UIDS_A_PASS, retry)).unwrap_or_default();
+        let numbers = leftovers.uids.as_mut().map(|uids| uids.take_to_clean(UIDS_A_PASS, retry)).unwrap_or_default();
         let sessions = if retry { std::mem::take(&mut leftovers.sessions) } else { Vec::new() };
         leftovers.cleaning = true;
         let errand = Errand::CleanUp {

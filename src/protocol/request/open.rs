@@ -10,13 +10,15 @@ use crate::protocol::budget::Budget;
 use crate::protocol::fault::Fault;
 use crate::protocol::json::Fields;
 use crate::protocol::limits::{Limits, LimitsAsked};
+use crate::strings::{EXEC_BYTES_MAX, POINTER_BYTES, STRING_BYTES_MAX, Strings};
 
 /// `session.open`.
 #[derive(Debug, Default)]
 pub struct OpenSession {
     pub name: Option<String>,
     pub cwd: Option<String>,
-    pub env: Vec<(String, String)>,
+    /// As `NAME=VALUE`, sorted.
+    pub env: Strings,
     pub clear_env: bool,
     pub limits: LimitsAsked,
     pub budget: Budget,
@@ -31,6 +33,17 @@ pub struct OpenSession {
 const NAME_BYTES_MAX: usize = 128;
 
 impl OpenSession {
+    /// The bytes of its params that are kept as long as it is open. Its working directory is its home, too, and a shell
+    /// that is lost is started again with a copy of the environment.
+    pub fn weight(&self) -> usize {
+        let copies = if self.shell.is_some() { 2 } else { 1 };
+        let text = |text: Option<&str>| text.map_or(0, str::len);
+        copies * self.env.weight()
+            + 2 * text(self.cwd.as_deref())
+            + text(self.name.as_deref())
+            + text(self.shell.as_deref())
+    }
+
     pub(super) fn parse(params: Option<&RawValue>, config: &Config) -> Result<OpenSession, Fault> {
         let fields = Fields::of(
             "",
@@ -44,7 +57,7 @@ impl OpenSession {
         Ok(OpenSession {
             name,
             cwd: directory(&fields)?,
-            env: environment(&fields)?,
+            env: executable(&fields)?,
             clear_env: fields.bool("clear_env")?.unwrap_or(false),
             limits: Limits::asked(&fields)?,
             budget: Budget::parse(&fields)?,
@@ -53,6 +66,19 @@ impl OpenSession {
             shell: shell(&fields)?,
         })
     }
+}
+
+/// An environment that some program can be given.
+fn executable(fields: &Fields) -> Result<Strings, Fault> {
+    let env = environment(fields)?;
+    if env.is_too_long_beside(0) {
+        let what = format!(
+            "no program can be given that much: a variable has at most {STRING_BYTES_MAX} bytes, all variables and \
+             arguments {EXEC_BYTES_MAX} together, each with a NUL and {POINTER_BYTES} bytes of a pointer"
+        );
+        return Err(fields.wrong("env", what));
+    }
+    Ok(env)
 }
 
 /// The shell where none is named.

@@ -3,12 +3,13 @@
 use serde_json::value::RawValue;
 
 use super::execs::{self, Pty};
-use super::{STRING_BYTES, SessionRef, directory, environment, optional_session, pairs, stdin_of};
+use super::{SessionRef, directory, environment, optional_session, stdin_of};
 use crate::config::Config;
 use crate::protocol::envelope::ID_BYTES_MAX;
 use crate::protocol::fault::Fault;
-use crate::protocol::json::Fields;
+use crate::protocol::json::{self, Fields};
 use crate::protocol::limits::{self, Limits, LimitsAsked};
+use crate::strings::{STRING_BYTES_MAX, Strings};
 
 /// `exec.run`, and `exec.start`.
 #[derive(Debug, Hash)]
@@ -18,7 +19,8 @@ pub struct Run {
     pub session: Option<SessionRef>,
     pub program: Program,
     pub cwd: Option<String>,
-    pub env: Vec<(String, String)>,
+    /// As `NAME=VALUE`, sorted.
+    pub env: Strings,
     pub stdin: Option<Vec<u8>>,
     /// More input may come.
     pub stdin_open: bool,
@@ -45,8 +47,37 @@ pub struct Run {
 pub enum Program {
     /// For `/bin/sh -c`.
     Shell(String),
-    Argv(Vec<String>),
+    Argv(Strings),
 }
+
+/// Arguments before the line of a [`Program::Shell`].
+const SHELL: [&[u8]; 2] = [b"/bin/sh", b"-c"];
+
+impl Program {
+    /// A program and its arguments.
+    pub fn argv(words: &[&str]) -> Program {
+        Program::Argv(words.iter().map(|word| word.as_bytes()).collect())
+    }
+
+    /// All arguments, its name first.
+    pub fn arguments(&self) -> Strings {
+        match self {
+            Program::Shell(line) => Strings::of(&[SHELL[0], SHELL[1], line.as_bytes()]),
+            Program::Argv(argv) => argv.clone(),
+        }
+    }
+
+    /// The program as an error calls it: not longer than a line.
+    pub fn name(&self) -> Box<str> {
+        let name = match self {
+            Program::Shell(_) => SHELL[0],
+            Program::Argv(argv) => argv.first().unwrap_or_default(),
+        };
+        String::from_utf8_lossy(name).chars().take(NAME_CHARS_MAX).collect::<String>().into()
+    }
+}
+
+const NAME_CHARS_MAX: usize = 128;
 
 /// Which part of an output that is too long is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -64,7 +95,7 @@ impl Run {
             session: None,
             program,
             cwd: None,
-            env: Vec::new(),
+            env: Strings::default(),
             stdin: None,
             stdin_open: false,
             pty: None,
@@ -139,11 +170,39 @@ const QUEUE_MS: usize = 18;
 impl Run {
     /// The bytes of its params.
     pub fn weight(&self) -> usize {
+        self.weight_started() + self.stdin.as_ref().map_or(0, Vec::len)
+    }
+
+    /// The bytes of what it is started with; its input is counted by itself.
+    pub fn weight_started(&self) -> usize {
         let program = match &self.program {
             Program::Shell(line) => line.len(),
-            Program::Argv(argv) => argv.iter().map(|argument| argument.len() + STRING_BYTES).sum(),
+            Program::Argv(argv) => argv.weight(),
         };
-        program + self.cwd.as_ref().map_or(0, String::len) + pairs(&self.env) + self.stdin.as_ref().map_or(0, Vec::len)
+        program + self.cwd.as_ref().map_or(0, String::len) + self.env.weight()
+    }
+
+    /// The same of a line for a shell that runs already: beside it there is the script that the shell is fed, in which a
+    /// quote takes four bytes.
+    pub fn weight_in_shell(&self) -> usize {
+        let quotes = |bytes: &[u8]| memchr::memchr_iter(b'\'', bytes).count();
+        let line = match &self.program {
+            Program::Shell(line) => line.len() + 3 * quotes(line.as_bytes()),
+            Program::Argv(_) => 0,
+        };
+        let env: usize = self.env.iter().map(|variable| variable.len() + 3 + 3 * quotes(variable)).sum();
+        self.weight_started() + line + env
+    }
+
+    /// Whether the kernel refuses it for its length where it has this environment (E2BIG of execve(2)).
+    pub fn is_too_long_with(&self, environment: &Strings) -> bool {
+        match &self.program {
+            Program::Shell(line) => {
+                let beside = Strings::of(&SHELL).weight() + Strings::of(&[&[]]).weight() + line.len();
+                line.len() > STRING_BYTES_MAX || environment.is_too_long_beside(beside)
+            }
+            Program::Argv(argv) => argv.is_too_long_beside(environment.weight()) || environment.is_too_long_beside(0),
+        }
     }
 
     pub(super) fn parse(params: Option<&RawValue>, config: &Config, background: bool) -> Result<Run, Fault> {
@@ -206,15 +265,11 @@ fn program(fields: &Fields) -> Result<Program, Fault> {
         (Some(cmd), None) => Ok(Program::Shell(cmd.into_owned())),
         (None, Some(argv)) => {
             let wrong = |what: &str| fields.wrong("argv", what);
-            if !argv.get().starts_with('[') {
-                return Err(wrong("must be an array of strings"));
-            }
-            let argv: Vec<String> =
-                serde_json::from_str(argv.get()).map_err(|_| wrong("must be an array of strings"))?;
+            let (argv, nul) = json::strings(argv.get()).ok_or_else(|| wrong("must be an array of strings"))?;
             match argv.first() {
+                _ if nul => Err(wrong("must not hold a NUL character")),
                 None => Err(wrong("must not be empty")),
-                Some(program) if program.is_empty() => Err(wrong("its first string, the program, must not be empty")),
-                _ if argv.iter().any(|word| word.contains('\0')) => Err(wrong("must not hold a NUL character")),
+                Some([]) => Err(wrong("its first string, the program, must not be empty")),
                 Some(_) => Ok(Program::Argv(argv)),
             }
         }
@@ -232,6 +287,42 @@ mod tests {
     fn what_is_started_takes_what_is_run_takes_but_for_the_queue() {
         assert_eq!(RUN_FIELDS[QUEUE_MS], "queue_ms");
         assert!(START_FIELDS.contains(&"key") && START_FIELDS.contains(&"pty") && START_FIELDS.contains(&"stdin_open"));
+    }
+
+    fn run(params: &str) -> Run {
+        let raw: &RawValue = serde_json::from_str(params).unwrap();
+        Run::parse(Some(raw), &Config::default(), false).unwrap()
+    }
+
+    #[test]
+    fn the_environment_is_the_same_in_whatever_order_it_is_sent() {
+        let env = |env: &str| run(&format!(r#"{{"cmd":"a","env":{env}}}"#)).env;
+        let sorted = env(r#"{"A":"1","AB":"=","B":""}"#);
+        assert_eq!(sorted, env(r#"{"B":"","\u0041B":"=","A":"1"}"#));
+        assert_eq!(sorted.iter().collect::<Vec<_>>(), [&b"A=1"[..], b"AB==", b"B="]);
+    }
+
+    #[test]
+    fn what_the_kernel_would_refuse_is_known() {
+        let (none, longest) = (Strings::default(), "x".repeat(STRING_BYTES_MAX));
+        for (params, over) in
+            [(r#"{"cmd":"TEXT"}"#, ""), (r#"{"argv":["a","TEXT"]}"#, ""), (r#"{"cmd":"a","env":{"A":"TEXT"}}"#, "A=")]
+        {
+            let with = |text: &str| run(&params.replace("TEXT", text));
+            let just = with(&longest[over.len()..]);
+            assert!(!just.is_too_long_with(&just.env), "{over}");
+            let more = with(&format!("x{}", &longest[over.len()..]));
+            assert!(more.is_too_long_with(&more.env), "{over}");
+        }
+        let many = run(&format!(r#"{{"argv":["a"{}]}}"#, r#","b""#.repeat(200_000)));
+        assert!(!many.is_too_long_with(&none));
+        assert!(many.is_too_long_with(&(0..10_000).map(|_| &b"A=1"[..]).collect()));
+    }
+
+    #[test]
+    fn a_line_for_a_shell_weighs_what_becomes_of_it() {
+        assert_eq!(run(r#"{"cmd":"echo 'a'"}"#).weight_in_shell(), 2 * 8 + 2 * 3);
+        assert_eq!(run(r#"{"cmd":"","env":{"A":"'"}}"#).weight_in_shell(), (4 + 8) + (3 + 3 + 3));
     }
 
     #[test]

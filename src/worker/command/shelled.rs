@@ -158,7 +158,14 @@ impl Command {
     ) -> Option<Command> {
         let mut command = Command::hosting(exec, session, marks, running, tools)?;
         let wiring = Wiring { stdin: true, merge_stderr: true, terminal: None, mute: true };
-        tools.starts.push_back(Start { exec, session, plan: Box::new(plan), wiring, ticket: command.ticket.clone() });
+        tools.starts.push_back(Start {
+            exec,
+            session,
+            plan: Box::new(plan),
+            wiring,
+            ticket: command.ticket.clone(),
+            params: None,
+        });
         command.timeout = HELLO;
         command.remind(Instant::now() + HELLO, Due::Timeout, tools);
         Some(command)

@@ -9,12 +9,15 @@ use mio::{Interest, Registry, Token};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::script::packet;
+use crate::admission::buffers::Share;
 
 /// Our end of the pipe, and what does not fit into it yet: one command at most.
 #[derive(Debug)]
 pub struct Feeder {
     pipe: File,
     bytes: Vec<u8>,
+    /// Whose memory they take.
+    share: Option<Share>,
     written: usize,
     watched: bool,
     packets: bool,
@@ -22,7 +25,7 @@ pub struct Feeder {
 
 impl Feeder {
     pub fn new(pipe: OwnedFd) -> Self {
-        Feeder { pipe: pipe.into(), bytes: Vec::new(), written: 0, watched: false, packets: false }
+        Feeder { pipe: pipe.into(), bytes: Vec::new(), share: None, written: 0, watched: false, packets: false }
     }
 
     /// From now on the shell finds each line apart, however much it reads ahead.
@@ -32,9 +35,10 @@ impl Feeder {
         Ok(())
     }
 
-    pub fn push(&mut self, script: Vec<u8>) {
+    /// `share` comes back when all is written, or the shell is gone.
+    pub fn push(&mut self, script: Vec<u8>, share: Option<Share>) {
         debug_assert!(self.bytes.is_empty(), "a shell is given one command at a time");
-        (self.bytes, self.written) = (script, 0);
+        (self.bytes, self.share, self.written) = (script, share, 0);
     }
 
     /// Writes what fits; is to be called again when there is room. A shell that is gone is told of by its end.
@@ -48,7 +52,7 @@ impl Feeder {
                 Err(_) => break,
             }
         }
-        (self.bytes, self.written) = (Vec::new(), 0);
+        (self.bytes, self.share, self.written) = (Vec::new(), None, 0);
         if std::mem::take(&mut self.watched) {
             let _ = registry.deregister(&mut SourceFd(&self.pipe.as_raw_fd()));
         }

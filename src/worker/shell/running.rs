@@ -10,6 +10,7 @@ use super::super::command::{Beginning, Command, Pipe};
 use super::super::commands::spawn_fault;
 use super::script::{self, Stdio, Task};
 use super::{Asked, Shell, Stand};
+use crate::admission::buffers::beyond_free;
 use crate::ids::{ExecId, RequestId, SessionId};
 use crate::message::Running;
 use crate::process::errands::{self, Errand};
@@ -19,6 +20,7 @@ use crate::process::spawn::SpawnFault;
 use crate::process::tree::Marks;
 use crate::protocol::fault::Fault;
 use crate::protocol::request::Program;
+use crate::strings::Strings;
 use crate::sys::clone::Stage;
 
 impl Worker {
@@ -50,6 +52,7 @@ impl Worker {
             cwd: running.spec.cwd.take(),
             merge_stderr: running.spec.merge_stderr,
             probed: false,
+            params: running.buffers.params.split(usize::MAX),
         };
         match Command::in_shell(request, exec, id, marks, running, &mut self.tools) {
             Ok(mut command) => {
@@ -98,8 +101,8 @@ impl Worker {
         let asked = session.shell.as_ref().and_then(|shell| shell.asked.as_ref());
         let cwd = launch::directory(&session.cwd, asked.and_then(|asked| asked.cwd.as_deref()));
         let setup = &self.tools.setup;
-        let environment = session.environment(None, &[], setup);
-        let plan = setup.common.plan(None, &environment, session.place(&cwd), &session.limits, session.identity);
+        let (place, none) = (session.place(&cwd), Strings::default());
+        let plan = setup.common.plan(None, none, place, &session.limits, session.identity);
         let task = errands::Task::Probe { session: id, plan: Box::new(plan) };
         self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
     }
@@ -141,7 +144,7 @@ impl Worker {
             (true, Some(fifos)) => Some(fifos.pipe(Side::Write)?),
             _ => None,
         };
-        let (Some(asked), Some(host), Some(process), Some(feeder), Some(report)) =
+        let (Some(mut asked), Some(host), Some(process), Some(feeder), Some(report)) =
             (shell.asked.take(), shell.host, shell.process.clone(), &mut shell.feeder, &shell.report)
         else {
             return Err(Errno::ESRCH);
@@ -149,7 +152,7 @@ impl Worker {
         let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| script::quoted(&fifo.path));
         let (stdin, [stdout, stderr]) = (path(&shell.stdin), [path(&shell.outputs[0]), path(&shell.outputs[1])]);
         let to = asked.cwd.as_deref().map(|cwd| launch::directory(&base, Some(cwd)));
-        feeder.push(script::run(&Task {
+        let script = script::run(&Task {
             text: &asked.text,
             id: &id_of_exec,
             mark: &shell.mark,
@@ -167,7 +170,10 @@ impl Worker {
             sealed: words.seals || words.shadowed,
             opens: words.opens || !by_bytes,
             opens_many: words.opens && by_bytes,
-        }));
+        });
+        // From here on the script is all that is left of it.
+        asked.params.keep_at_most(beyond_free(script.len()));
+        feeder.push(script, Some(asked.params));
         shell.stays = asked.cwd.is_some();
         let restarted = std::mem::take(&mut shell.lost);
         shell.stand = Stand::Runs(exec);

@@ -9,6 +9,7 @@
 use std::fmt::Write;
 
 use super::mark::Mark;
+use crate::strings::Strings;
 
 /// Where a command's descriptors 0 to 2 come from: paths as words of the shell.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +31,7 @@ pub struct Task<'a> {
     pub mark: &'a Mark,
     pub stdio: Stdio<'a>,
     /// For this command alone.
-    pub env: &'a [(String, String)],
+    pub env: &'a Strings,
     /// For this command alone, and the directory to go back to.
     pub cwd: Option<(&'a str, &'a str)>,
     /// Where the report goes.
@@ -77,8 +78,9 @@ pub fn run(task: &Task) -> Vec<u8> {
     let Task { text, id, mark, stdio, env, cwd, report, guarded, last, aloud, sealed, opens, opens_many } = task;
     let Mark { begun, over } = mark;
     let outputs = outputs(stdio);
-    // Four bytes for a quote is the worst; most texts have few.
-    let mut script = String::with_capacity(text.len() + text.len() / 8 + 512);
+    // A quote takes four bytes.
+    let quotes = memchr::memchr_iter(b'\'', text.as_bytes()).count();
+    let mut script = String::with_capacity(text.len() + 3 * quotes + env.weight() + 512);
     // No builtin: it is exported since the shell's start. Where a command has made it read-only the rest of the line is
     // not run, and the old one is kept.
     let _ = write!(script, "COFFERDAM_EXEC={id}{}", if *sealed { '\n' } else { ';' });
@@ -100,11 +102,12 @@ pub fn run(task: &Task) -> Vec<u8> {
         // can be no more processes the rest of its line is not run.
         let _ = writeln!(script, "(\\exit {code})");
     }
-    for (name, value) in *env {
+    for variable in env.iter().map(String::from_utf8_lossy) {
+        let (name, value) = variable.split_once('=').unwrap_or((&variable, ""));
         let _ = write!(script, "{name}={} ", quoted(value));
     }
     // What stands before a special builtin would stay; `command` takes the speciality away.
-    script.push_str(if env.is_empty() { "\\eval " } else { "\\command eval " });
+    script.push_str(if env.count() == 0 { "\\eval " } else { "\\command eval " });
     script.push('\'');
     // A blank first: no text is taken for an option.
     script.push_str(if *guarded { "\\set +o posix\n" } else { " " });
