@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::admission::buffers::{Claim, Share};
 use crate::config::Config;
 use crate::ids::{ClientName, ExecId, RequestId, SessionId};
+use crate::process::background::Background;
 use crate::process::census::Counted;
 use crate::process::removal::Removed;
 use crate::process::residue::Cleaned;
@@ -113,6 +114,16 @@ pub enum ToWorker {
     Sampled {
         exec: ExecId,
         sample: Option<Sample>,
+    },
+    /// What a session's shell has left in the background; none: nobody could look.
+    JobsSeen {
+        session: SessionId,
+        background: Option<Background>,
+    },
+    /// So many processes of it were killed, for together they were over a limit of the session.
+    JobsEnded {
+        session: SessionId,
+        killed: u64,
     },
     /// The processes of a session that closes are gone; or not, where they outlive SIGKILL.
     ProcessesEnded {

@@ -17,6 +17,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::SigSet;
 use nix::unistd::pipe2;
 
+use super::background::{self, Jobs};
 use super::census::{Census, Counted, Ground};
 use super::living::Living;
 use super::residue::{self, Cleaned};
@@ -77,6 +78,15 @@ pub enum Task {
     Sample {
         exec: ExecId,
         marks: Marks,
+    },
+    /// What has a shell left in the background, and what does that use?
+    LookAtJobs {
+        session: SessionId,
+        jobs: Box<Jobs>,
+    },
+    EndJobs {
+        session: SessionId,
+        jobs: Box<Jobs>,
     },
     /// Ends every process of a uid that is the session's alone, until two looks find none or `until`.
     EndProcesses {
@@ -144,6 +154,8 @@ impl Errand {
                 Task::Probe { .. } => "the trial of a working directory",
                 Task::Sweep { .. } => "the search for what a command left",
                 Task::Sample { .. } => "measuring a command",
+                Task::LookAtJobs { .. } => "measuring what a shell has left in the background",
+                Task::EndJobs { .. } => "ending what a shell has left in the background",
                 Task::EndProcesses { .. } => "ending the processes of a session",
                 Task::RemoveWorkspace { .. } => "removing a workspace",
                 Task::CleanUid { .. } => "cleaning up behind a uid",
@@ -165,6 +177,8 @@ impl Task {
             }
             Task::Sweep { exec, .. } => ToWorker::Swept { exec: *exec, swept: Swept::NotLooked },
             Task::Sample { exec, .. } => ToWorker::Sampled { exec: *exec, sample: None },
+            Task::LookAtJobs { session, .. } => ToWorker::JobsSeen { session: *session, background: None },
+            Task::EndJobs { session, .. } => ToWorker::JobsEnded { session: *session, killed: 0 },
             Task::EndProcesses { session, .. } => ToWorker::ProcessesEnded { session: *session, are_gone: false },
             Task::RemoveWorkspace { session, .. } => {
                 ToWorker::WorkspaceRemoved { session: *session, removed: Err(Errno::ETIMEDOUT) }
@@ -472,6 +486,10 @@ impl Shared {
                 let sample: Option<Sample> = Some(tree::sample(&marks, living));
                 ToWorker::Sampled { exec, sample }
             }
+            Task::LookAtJobs { session, jobs } => {
+                ToWorker::JobsSeen { session, background: Some(background::look(&jobs, living)) }
+            }
+            Task::EndJobs { session, jobs } => ToWorker::JobsEnded { session, killed: background::end(&jobs, living) },
             Task::EndProcesses { session, identity, until } => {
                 let are_gone = tree::end_all_of(session, identity, living, kill_all, until);
                 ToWorker::ProcessesEnded { session, are_gone }

@@ -1,5 +1,6 @@
 //! Processes: how a command is started, whom it runs as, what its tree is and how that is ended.
 
+pub mod background;
 pub mod census;
 pub mod child;
 pub mod errands;

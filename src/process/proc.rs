@@ -26,6 +26,11 @@ pub struct Stat {
 }
 
 impl Stat {
+    /// CPU time of itself and of the children that it has waited for.
+    pub fn cpu_ms(&self) -> u64 {
+        self.cpu_ticks * 1000 / ticks_a_second()
+    }
+
     pub fn is_alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }

@@ -120,6 +120,30 @@ pub fn in_shell(marks: &Marks) -> Vec<Stat> {
     tree.into_iter().filter(|stat| stat.pid != marks.leader && stat.is_alive()).collect()
 }
 
+/// All that stands below a process.
+pub fn below(pid: i32) -> Vec<Stat> {
+    let roots = proc::stat(pid).into_iter().collect();
+    with_descendants(roots, &[]).into_iter().filter(|stat| stat.pid != pid).collect()
+}
+
+/// These processes, those that live, and all that stands below them.
+pub fn with_below(named: &[Named]) -> Vec<Stat> {
+    let found = |named: &Named| proc::stat(named.0).filter(|stat| stat.started == named.1);
+    with_descendants(named.iter().filter_map(found).collect(), &[])
+}
+
+/// These, and all that stands below them.
+pub fn all_below(roots: Vec<Stat>) -> Vec<Stat> {
+    with_descendants(roots, &[])
+}
+
+/// The strays that belong to a command, or to a shell.
+pub fn strays_of(marks: &Marks, living: &Living) -> Vec<Stat> {
+    let others = living.others(marks.session, marks.leader, &marks.environ);
+    let own = |stat: &Stat| marks.whose(stat, &others) == Whose::Own;
+    living.strays_beside(marks.session).into_iter().filter_map(proc::stat).filter(own).collect()
+}
+
 /// Signals processes of one command, all of them. Before a SIGKILL they are stopped, so that they fork no further.
 pub fn signal_all(found: &[Stat], signal: Signal) {
     for signal in [Signal::SIGSTOP, signal].into_iter().skip(usize::from(signal != Signal::SIGKILL)) {
@@ -257,7 +281,7 @@ fn with_descendants_up_to(max: usize, roots: Vec<Stat>, spared: &[Named]) -> Vec
 
 /// CPU time of these and of what they have waited for.
 fn cpu_ms<'a>(stats: impl IntoIterator<Item = &'a Stat>) -> u64 {
-    stats.into_iter().map(|stat| stat.cpu_ticks).sum::<u64>() * 1000 / proc::ticks_a_second()
+    stats.into_iter().map(Stat::cpu_ms).sum()
 }
 
 /// What a running tree uses now.
@@ -277,7 +301,7 @@ pub struct Sample {
 pub fn cpu_of(processes: &[Named]) -> Vec<(Named, u64)> {
     let cpu_ms = |named: Named| {
         let stat = proc::stat(named.0).filter(|stat| stat.started == named.1)?;
-        Some((named, stat.cpu_ticks * 1000 / proc::ticks_a_second()))
+        Some((named, stat.cpu_ms()))
     };
     processes.iter().copied().filter_map(cpu_ms).collect()
 }
@@ -286,9 +310,7 @@ pub fn cpu_of(processes: &[Named]) -> Vec<(Named, u64)> {
 pub fn sample(marks: &Marks, living: &Living) -> Sample {
     let mut roots: Vec<Stat> = proc::stat(marks.leader).into_iter().collect();
     if !living.has_no_strays(marks.session) {
-        let others = living.others(marks.session, marks.leader, &marks.environ);
-        let own = |stat: &Stat| marks.whose(stat, &others) == Whose::Own;
-        roots.extend(living.strays_beside(marks.session).into_iter().filter_map(proc::stat).filter(own));
+        roots.extend(strays_of(marks, living));
     }
     let tree = with_descendants(roots, &marks.spared);
     let alive = tree.iter().filter(|stat| stat.is_alive());

@@ -411,7 +411,7 @@ impl Command {
                 self.listen(Pipe::Stderr, tools);
             }
             Due::Kill | Due::GiveUp | Due::Sample | Due::Sweep | Due::Drained => {}
-            Due::Waited(_) | Due::Forget => {}
+            Due::Waited(_) | Due::Forget | Due::Jobs => {}
         }
         self.next()
     }

@@ -179,6 +179,7 @@ impl Worker {
         match due {
             Due::Waited(request) => self.waited(exec, request),
             Due::Forget => self.forget(exec),
+            Due::Jobs => self.look_at_jobs(exec),
             Due::Rearm(pipe) if self.lingering.contains_key(&exec) => self.listen_on(exec, pipe),
             Due::Rearm(_) if self.commands.get(&exec).is_some_and(|command| command.hosts) => {
                 self.listen_to_reports(exec)

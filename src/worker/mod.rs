@@ -312,6 +312,8 @@ impl Worker {
             ToWorker::Probed { session, probed } => self.probed(session, probed),
             ToWorker::Swept { exec, swept } => self.with(exec, |command, tools| command.swept(swept, tools)),
             ToWorker::Sampled { exec, sample } => self.sampled(exec, sample),
+            ToWorker::JobsSeen { session, background } => self.jobs_seen(session, background),
+            ToWorker::JobsEnded { session, killed } => self.jobs_ended(session, killed),
             ToWorker::ProcessesEnded { session, are_gone } => self.processes_ended(session, are_gone),
             ToWorker::UidCleaned { session, cleaned } => self.uid_cleaned(session, cleaned),
             ToWorker::WorkspaceRemoved { session, removed } => self.workspace_removed(session, removed),
@@ -336,6 +338,8 @@ fn addressee(message: &ToWorker) -> (Option<ExecId>, Option<SessionId>) {
         | ToWorker::History { session, .. }
         | ToWorker::CheckIdle { session }
         | ToWorker::Probed { session, .. }
+        | ToWorker::JobsSeen { session, .. }
+        | ToWorker::JobsEnded { session, .. }
         | ToWorker::ProcessesEnded { session, .. }
         | ToWorker::UidCleaned { session, .. }
         | ToWorker::WorkspaceRemoved { session, .. } => (None, Some(*session)),

@@ -232,6 +232,9 @@ impl Session {
             shell => info.bool("shell", shell.is_some()),
         }
         info.bool("persist", self.persist);
+        if let Some(shell) = &self.shell {
+            info.int("background_killed", shell.jobs.killed);
+        }
         info.bool("busy", self.running.len() >= commands_max);
         let running: Vec<String> = self.running.iter().map(ExecId::to_string).collect();
         info.strings("running", running.iter().map(String::as_str));

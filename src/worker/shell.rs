@@ -13,6 +13,7 @@
 
 mod feeder;
 mod hearing;
+mod jobs;
 mod lingering;
 mod mark;
 mod report;
@@ -25,6 +26,7 @@ use std::time::Instant;
 use nix::errno::Errno;
 
 use self::feeder::Feeder;
+use self::jobs::Jobs;
 pub use self::lingering::Lingering;
 use self::mark::{Mark, Marker};
 use self::report::Reports;
@@ -107,6 +109,8 @@ pub struct Shell {
     swept: bool,
     /// It was told once that its background jobs are too many for the descriptors there are.
     told_short: bool,
+    /// What its commands have left in the background.
+    pub jobs: Jobs,
 }
 
 impl Shell {
@@ -135,6 +139,7 @@ impl Shell {
             lost: false,
             swept: false,
             told_short: false,
+            jobs: Jobs::default(),
         }
     }
 
@@ -171,7 +176,7 @@ impl Worker {
         self.sessions.get_mut(&id)?.shell.as_deref_mut()
     }
 
-    fn next_host(&mut self) -> ExecId {
+    pub(super) fn next_host(&mut self) -> ExecId {
         self.last_host += 1;
         ExecId(HOSTS + ((self.index as u64) << 48) + self.last_host)
     }

@@ -12,6 +12,7 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod background;
 mod descriptors;
 mod framed;
 mod held;
@@ -21,6 +22,7 @@ mod neutral;
 mod owners;
 mod params;
 mod program;
+mod reach;
 mod siblings;
 mod silent;
 mod start_checks;

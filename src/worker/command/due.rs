@@ -22,6 +22,8 @@ pub enum Due {
     Rearm(Pipe),
     /// The outputs are looked at for the first time.
     Listen,
+    /// What a shell has left in the background is looked at.
+    Jobs,
     /// A request has waited for it long enough.
     Waited(RequestId),
     /// It has ended, and is kept no longer.

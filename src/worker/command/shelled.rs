@@ -464,6 +464,12 @@ impl Command {
         [&mut self.stdout, &mut self.stderr].map(|output| output.detach(&tools.registry))
     }
 
+    /// What tells its processes from those that earlier commands have left in the background, once it has begun.
+    pub fn in_foreground(&self) -> Option<(Vec<u8>, Vec<Named>)> {
+        self.shelled.as_ref()?.shell.as_ref()?;
+        Some((self.marks.environ.clone(), self.marks.spared.clone()))
+    }
+
     pub fn is_in_shell(&self) -> bool {
         self.shelled.is_some()
     }

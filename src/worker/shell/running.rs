@@ -214,6 +214,7 @@ impl Worker {
         if shell.asked.as_ref().is_some_and(|asked| asked.exec == command.exec) {
             shell.asked = None;
         }
+        self.watch_jobs(command.session);
     }
 
     /// A command that never ran.
