@@ -113,7 +113,7 @@ const QUEUE_MAX: usize = 4096;
 /// Time for what reads /proc or starts a helper process: a thousand times what it takes.
 const SHORT: Duration = Duration::from_secs(5);
 /// Time for what works on a disk.
-const LONG: Duration = Duration::from_secs(30);
+const LONG: Duration = Duration::from_secs(15);
 
 impl Errand {
     /// How long it may wait and run, both together.

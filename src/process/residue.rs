@@ -182,7 +182,7 @@ fn remove_files(folder: &OwnedFd, name: &str, uids: &HashSet<u32>, cleaned: &mut
 }
 
 /// One folder is looked at for so long: a million files are read in less.
-const FOLDER_MAX: Duration = Duration::from_secs(8);
+const FOLDER_MAX: Duration = Duration::from_secs(3);
 
 fn remove(folder: &OwnedFd, file: &CStr, facts: &FileStat, until: Instant) -> Result<(), Errno> {
     let is_dir = facts.st_mode & nix::libc::S_IFMT == nix::libc::S_IFDIR;

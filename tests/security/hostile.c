@@ -11,8 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
@@ -339,6 +341,23 @@ static int flood(void) {
     return fd < 0;
 }
 
+/* automount FOLDER: mounts there what makes whoever looks for a name in it wait for an answer, and gives none until its
+ * input ends; then all are told that there is no such name. */
+static int automount(void) {
+    int requests[2];
+    char options[100], byte;
+    setsid();
+    if (pipe(requests)) return 1;
+    sprintf(options, "fd=%d,pgrp=%d,minproto=5,maxproto=5,indirect", requests[1], getpgrp());
+    if (mount("cofferdam-test", text(2), "autofs", 0, options)) return printf("%s\n", strerror(errno)), fflush(stdout), 1;
+    int root = open(text(2), O_RDONLY | O_DIRECTORY);
+    puts("mounted");
+    fflush(stdout);
+    while (read(0, &byte, 1) > 0) {}
+    /* AUTOFS_IOC_CATATONIC */
+    return ioctl(root, _IO(0x93, 0x62), 0) != 0;
+}
+
 /* memory MIB SECONDS */
 static int memory(void) {
     take_memory(number(2));
@@ -350,7 +369,7 @@ int main(int count, char **all) {
     struct { char *name; int (*run)(void); } verbs[] = {
         {"sibling", sibling}, {"sibling_chain", sibling_chain}, {"stopper", stopper}, {"stop_loop", stop_loop},
         {"touch", touch}, {"frame", frame}, {"ghost", ghost}, {"leave", leave}, {"find", find}, {"key", key},
-        {"fill", fill}, {"unexeced", unexeced}, {"flood", flood}, {"memory", memory},
+        {"fill", fill}, {"unexeced", unexeced}, {"flood", flood}, {"memory", memory}, {"automount", automount},
     };
     words = count, word = all;
     for (int i = 0; i < (int)(sizeof verbs / sizeof *verbs); i++)

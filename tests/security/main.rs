@@ -13,8 +13,10 @@ mod exec_support;
 mod support;
 
 mod background;
+mod chaos;
 mod descriptors;
 mod framed;
+mod hanging;
 mod held;
 mod info;
 mod leftovers;
