@@ -173,6 +173,9 @@ impl Worker {
             Due::Waited(request) => self.waited(exec, request),
             Due::Forget => self.forget(exec),
             Due::Rearm(pipe) if self.lingering.contains_key(&exec) => self.listen_on(exec, pipe),
+            Due::Rearm(_) if self.commands.get(&exec).is_some_and(|command| command.hosts) => {
+                self.listen_to_reports(exec)
+            }
             due => self.with(exec, |command, tools| command.due(due, tools)),
         }
     }

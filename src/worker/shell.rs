@@ -12,7 +12,9 @@
 //! (`command::shelled`).
 
 mod feeder;
+mod hearing;
 mod lingering;
+mod mark;
 mod report;
 mod running;
 mod script;
@@ -24,6 +26,7 @@ use nix::errno::Errno;
 
 use self::feeder::Feeder;
 pub use self::lingering::Lingering;
+use self::mark::{Mark, Marker};
 use self::report::Reports;
 use self::script::Words;
 use super::Worker;
@@ -79,11 +82,16 @@ pub struct Shell {
     fifos: Option<Fifos>,
     report: Option<Fifo>,
     reports: Reports,
+    /// Reads of the reports since one that counted.
+    unheard: u32,
+    /// Reports are not looked for before a pause is over.
+    paused: bool,
     /// Pipes for the outputs of the next command, where the last one has left them clean.
     outputs: [Option<Fifo>; 2],
     stdin: Option<Fifo>,
-    /// What the command that runs is known by.
-    mark: String,
+    /// What the reports of the command that runs are known by.
+    mark: Mark,
+    marker: Marker,
     words: Words,
     /// What `$?` is, where it is not 0.
     last: Option<i32>,
@@ -109,9 +117,12 @@ impl Shell {
             fifos: None,
             report: None,
             reports: Reports::default(),
+            unheard: 0,
+            paused: false,
             outputs: [None, None],
             stdin: None,
-            mark: String::new(),
+            mark: Mark::default(),
+            marker: Marker::default(),
             words: Words::default(),
             last: None,
             asked: None,
@@ -147,6 +158,7 @@ impl Shell {
         fifos.go_on_from(made.as_ref());
         self.report = Some(fifos.pipe(Side::Write)?);
         self.reports.clear();
+        (self.unheard, self.paused) = (0, false);
         (self.words, self.last) = (Words::default(), None);
         self.fifos = Some(fifos);
         Ok(())

@@ -65,6 +65,11 @@ impl Feeder {
     }
 }
 
+/// Looks no more for what comes out of the other pipe.
+pub fn deafen(report: &OwnedFd, registry: &Registry) {
+    let _ = registry.deregister(&mut SourceFd(&report.as_raw_fd()));
+}
+
 /// Looks for what comes out of the other pipe.
 pub fn listen(report: &OwnedFd, registry: &Registry, token: Token) -> std::io::Result<()> {
     registry.register(&mut SourceFd(&report.as_raw_fd()), token, Interest::READABLE)

@@ -1,8 +1,8 @@
 //! What a shell reports, read out of its list of traps. Pure.
 //!
 //! A line is `trap -- 'cofferdam MARK CODE FLAGS REST' SIGRTMAX`; before it may stand the traps of commands, of any size and
-//! with anything in them. A command can write here what it likes: it only misleads its own session, and a report that
-//! does not bear the mark of what runs counts for nothing.
+//! with anything in them. A command can write here what it likes, but not the mark of what runs, and a report without that
+//! counts for nothing.
 
 use super::script::{BEGUN, READY};
 
@@ -29,13 +29,15 @@ const START: &[u8] = b"trap -- 'cofferdam ";
 const END: &[u8] = b"RTMAX\n";
 
 impl Reports {
-    /// Takes what came; the last whole report in it.
-    pub fn feed(&mut self, bytes: &[u8]) -> Option<Report> {
+    /// Takes what came; the last whole report in it that begins like one of these. What else came, before or after it,
+    /// hides it not.
+    pub fn feed(&mut self, bytes: &[u8], awaited: &[String]) -> Option<Report> {
         self.bytes.extend_from_slice(bytes);
         let end = find_last(&self.bytes, END).map(|at| at + END.len());
         let report = end.and_then(|end| {
-            let start = find_last(&self.bytes[..end], START)?;
-            parse(&self.bytes[start..end])
+            let whole = &self.bytes[..end];
+            let starts = awaited.iter().filter_map(|begin| find_last(whole, &[START, begin.as_bytes()].concat()));
+            parse(&whole[starts.max()?..])
         });
         if report.is_some() {
             self.bytes.drain(..end.unwrap_or(0));
@@ -91,6 +93,14 @@ fn word(line: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    fn awaited() -> Vec<String> {
+        ["ready ", "begun 0 - m'", "m ", "m-e1 "].map(str::to_owned).into()
+    }
+
+    fn feed(reports: &mut Reports, bytes: &[u8]) -> Option<Report> {
+        reports.feed(bytes, &awaited())
+    }
+
     fn over(mark: &str, code: i32, cwd: &str) -> Option<Report> {
         Some(Report::Over { mark: mark.into(), code, errexit: false, cwd: cwd.into() })
     }
@@ -99,29 +109,43 @@ mod tests {
     fn reports_are_found_behind_the_traps_of_commands() {
         let mut reports = Reports::default();
         assert_eq!(
-            reports.feed(b"trap -- 'cofferdam ready 0 - bash' SIGRTMAX\n"),
+            feed(&mut reports, b"trap -- 'cofferdam ready 0 - bash' SIGRTMAX\n"),
             Some(Report::Ready { kind: "bash".into() })
         );
         assert_eq!(
-            reports.feed(b"trap -- 'cofferdam ready 0 - ' RTMAX\n"),
+            feed(&mut reports, b"trap -- 'cofferdam ready 0 - ' RTMAX\n"),
             Some(Report::Ready { kind: String::new() })
         );
-        assert_eq!(reports.feed(b"trap -- 'x\ny' EXIT\ntrap -- 'cofferdam m-e1 3 hB /a b"), None);
-        assert_eq!(reports.feed(b"' RTMAX\n"), over("m-e1", 3, "/a b"));
-        assert_eq!(reports.feed(br"trap -- 'cofferdam m 0  /it'\''s' SIGRTMAX".as_slice()), None);
-        assert_eq!(reports.feed(b"\n"), over("m", 0, "/it's"));
-        assert_eq!(reports.feed(b"trap -- 'cofferdam m 0  /it'\"'\"'s' RTMAX\n"), over("m", 0, "/it's"));
-        assert_eq!(reports.feed(b"trap -- 'cofferdam begun 0 - m' RTMAX\n"), Some(Report::Begun { mark: "m".into() }));
-        assert_eq!(reports.feed(b"garbage RTMAX\ntrap -- 'cofferdam m x' RTMAX\n"), None);
+        assert_eq!(feed(&mut reports, b"trap -- 'x\ny' EXIT\ntrap -- 'cofferdam m-e1 3 hB /a b"), None);
+        assert_eq!(feed(&mut reports, b"' RTMAX\n"), over("m-e1", 3, "/a b"));
+        assert_eq!(feed(&mut reports, br"trap -- 'cofferdam m 0  /it'\''s' SIGRTMAX".as_slice()), None);
+        assert_eq!(feed(&mut reports, b"\n"), over("m", 0, "/it's"));
+        assert_eq!(feed(&mut reports, b"trap -- 'cofferdam m 0  /it'\"'\"'s' RTMAX\n"), over("m", 0, "/it's"));
+        assert_eq!(
+            feed(&mut reports, b"trap -- 'cofferdam begun 0 - m' RTMAX\n"),
+            Some(Report::Begun { mark: "m".into() })
+        );
+        assert_eq!(feed(&mut reports, b"garbage RTMAX\ntrap -- 'cofferdam m x' RTMAX\n"), None);
+    }
+
+    #[test]
+    fn a_report_is_found_among_made_up_ones() {
+        let mut reports = Reports::default();
+        let made_up = b"trap -- 'cofferdam x 0 - /' RTMAX\ntrap -- 'cofferdam begun 0 - mm' RTMAX\nRTMAX\n";
+        assert_eq!(feed(&mut reports, made_up), None);
+        let one = [made_up, &b"trap -- 'cofferdam m 7 s /' RTMAX\n"[..], made_up].concat();
+        assert_eq!(feed(&mut reports, &one), over("m", 7, "/"));
+        assert_eq!(feed(&mut reports, made_up), None, "it is told once");
+        assert_eq!(reports.feed(&one, &[]), None, "nothing is waited for");
     }
 
     #[test]
     fn inv7_a_report_that_never_ends_is_not_kept() {
         let mut reports = Reports::default();
         for _ in 0..100 {
-            assert_eq!(reports.feed(&[b'x'; 4096]), None);
+            assert_eq!(feed(&mut reports, &[b'x'; 4096]), None);
         }
         assert!(reports.bytes.len() <= KEPT_BYTES);
-        assert_eq!(reports.feed(b"\ntrap -- 'cofferdam m 0 s /' RTMAX\n"), over("m", 0, "/"));
+        assert_eq!(feed(&mut reports, b"\ntrap -- 'cofferdam m 0 s /' RTMAX\n"), over("m", 0, "/"));
     }
 }

@@ -8,7 +8,6 @@ use nix::errno::Errno;
 use super::super::Worker;
 use super::super::command::{Beginning, Command, Pipe};
 use super::super::commands::spawn_fault;
-use super::report::Report;
 use super::script::{self, Stdio, Task};
 use super::{Asked, Shell, Stand};
 use crate::ids::{ExecId, RequestId, SessionId};
@@ -21,11 +20,6 @@ use crate::process::tree::Marks;
 use crate::protocol::fault::Fault;
 use crate::protocol::request::Program;
 use crate::sys::clone::Stage;
-
-/// No path is longer.
-const PATH_BYTES_MAX: usize = 4096;
-/// Reads of reports in one turn: a command that floods them holds up nobody else.
-const REPORT_READS: usize = 16;
 
 impl Worker {
     /// Runs a command in its session's shell, as soon as there is one.
@@ -68,7 +62,7 @@ impl Worker {
                     session.command_started(exec);
                 }
                 if let Some(shell) = self.shell(id) {
-                    (shell.asked, shell.mark) = (Some(asked), exec.to_string());
+                    (shell.asked, shell.mark) = (Some(asked), shell.marker.mark());
                 }
                 self.drive_shell(id);
             }
@@ -199,63 +193,6 @@ impl Worker {
         }
     }
 
-    fn read_reports(&mut self, id: SessionId) {
-        for _ in 0..REPORT_READS {
-            let mut buffer = [0; PATH_BYTES_MAX];
-            let Some(shell) = self.shell(id) else { return };
-            let Some(report) = &shell.report else { return };
-            let Ok(read) = nix::unistd::read(&report.end, &mut buffer) else { return };
-            if let Some(report) = shell.reports.feed(&buffer[..read]) {
-                self.heard(id, report);
-            }
-            if read < PATH_BYTES_MAX {
-                // A short read has emptied the pipe.
-                return;
-            }
-        }
-    }
-
-    fn heard(&mut self, id: SessionId, report: Report) {
-        let Some(shell) = self.shell(id) else { return };
-        match (report, shell.stand) {
-            (Report::Ready { kind }, _) => self.shell_ready(id, &kind),
-            (Report::Begun { mark }, Stand::Runs(exec)) if mark == shell.mark => {
-                let Some(stdin) = shell.stdin.take() else { return };
-                if let Some(fifos) = &shell.fifos {
-                    fifos.retire(&stdin);
-                }
-                if let Some(command) = self.commands.get_mut(&exec) {
-                    command.attach_input(stdin.end, &self.tools);
-                }
-            }
-            (Report::Over { mark, code, errexit, cwd }, Stand::Runs(exec)) if mark == shell.mark => {
-                shell.stand = Stand::Ready;
-                // A process that fails would end a shell that ends with what fails.
-                shell.last = Some(code).filter(|code| *code != 0 && !errexit);
-                let cwd = self.follow(id, cwd);
-                self.with(exec, |command, tools| command.reported(code, Some(cwd), tools));
-            }
-            // Late, or made up by a command.
-            (Report::Begun { .. } | Report::Over { .. }, _) => {}
-        }
-    }
-
-    /// The session's directory is the shell's. What the shell says may be made up, where a command has written to PWD;
-    /// then the kernel is asked.
-    fn follow(&mut self, id: SessionId, told: String) -> String {
-        let Some(session) = self.sessions.get_mut(&id) else { return told };
-        let Some(shell) = session.shell.as_deref_mut() else { return told };
-        if shell.stays {
-            return session.cwd.clone();
-        }
-        let usable = told.starts_with('/') && told.len() <= PATH_BYTES_MAX && !told.contains(['\u{fffd}', '\0']);
-        let cwd = if usable && !shell.words.pwd { Some(told) } else { shell.directory() };
-        if let Some(cwd) = cwd {
-            session.cwd = cwd;
-        }
-        session.cwd.clone()
-    }
-
     /// A command leaves its shell: what it has left open is read on, and the next one gets other pipes.
     pub(in super::super) fn leave_shell(&mut self, command: &mut Command) {
         let lingers = self.linger(command);
@@ -296,13 +233,5 @@ impl Shell {
         }
         let fifo = self.outputs[at].as_ref().ok_or(Errno::ENOENT)?;
         fifo.end.try_clone().map_err(|error| error.raw_os_error().map_or(Errno::EMFILE, Errno::from_raw))
-    }
-
-    /// Its working directory, as the kernel knows it.
-    fn directory(&self) -> Option<String> {
-        let pid = self.process.as_ref()?.pid;
-        let path = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-        let path = path.to_str()?;
-        Some(path.strip_suffix(" (deleted)").unwrap_or(path).to_owned())
     }
 }

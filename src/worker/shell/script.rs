@@ -8,6 +8,8 @@
 
 use std::fmt::Write;
 
+use super::mark::Mark;
+
 /// Where a command's descriptors 0 to 2 come from: paths as words of the shell.
 #[derive(Debug, Clone, Copy)]
 pub struct Stdio<'a> {
@@ -24,8 +26,8 @@ pub struct Task<'a> {
     pub text: &'a str,
     /// What `COFFERDAM_EXEC` is from now on.
     pub id: &'a str,
-    /// What its report is known by. Short, as all of this: bash reads it byte by byte.
-    pub mark: &'a str,
+    /// What its reports are known by. Short, as all of this: bash reads it byte by byte.
+    pub mark: &'a Mark,
     pub stdio: Stdio<'a>,
     /// For this command alone.
     pub env: &'a [(String, String)],
@@ -73,6 +75,7 @@ pub fn hello(name: &str, from_file: bool, report: &str) -> Vec<u8> {
 /// A command and its report.
 pub fn run(task: &Task) -> Vec<u8> {
     let Task { text, id, mark, stdio, env, cwd, report, guarded, last, aloud, sealed, opens, opens_many } = task;
+    let Mark { begun, over } = mark;
     let outputs = outputs(stdio);
     // Four bytes for a quote is the worst; most texts have few.
     let mut script = String::with_capacity(text.len() + text.len() / 8 + 512);
@@ -87,7 +90,7 @@ pub fn run(task: &Task) -> Vec<u8> {
     }
     if stdio.stdin.is_some() {
         script.push_str("{ ");
-        say(&mut script, &format!("{BEGUN} 0 - {mark}"), "", report);
+        say(&mut script, &format!("{BEGUN} 0 - {begun}"), "", report);
     }
     if let Some((to, _)) = cwd {
         let _ = write!(script, "\\cd -- {} && ", quoted(to));
@@ -129,10 +132,10 @@ pub fn run(task: &Task) -> Vec<u8> {
     }
     if *guarded {
         let _ = writeln!(script, "COFFERDAM_EXEC=$? POSIXLY_CORRECT=y");
-        say(&mut script, &format!("{mark} ${{COFFERDAM_EXEC}} $- ${{PWD-}}"), &back, report);
+        say(&mut script, &format!("{over} ${{COFFERDAM_EXEC}} $- ${{PWD-}}"), &back, report);
         script.push_str("\\set +o posix\n");
     } else {
-        say(&mut script, &format!("{mark} $? $- ${{PWD-}}"), &back, report);
+        say(&mut script, &format!("{over} $? $- ${{PWD-}}"), &back, report);
     }
     script.into_bytes()
 }
