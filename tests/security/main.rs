@@ -12,5 +12,6 @@ mod exec_support;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod owners;
 #[expect(dead_code, reason = "the tests that use it come next")]
 mod program;
