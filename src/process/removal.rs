@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, openat, renameat};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, unlinkat};
 
@@ -51,10 +51,12 @@ impl Outgoing {
 
     /// Removes these entries of `from` with all that is in them, and what an earlier call for the same `heap` has left.
     /// One that is not there is no error; with `Ok` nothing of any is left. One that cannot be removed does not keep
-    /// the rest: the error is the first of all.
+    /// the rest: the error is the first of all. `EAGAIN`: another call for the same heap is under way.
     pub fn remove(&self, from: impl AsFd, names: &[&CStr], heap: &CStr, until: Instant) -> Removed {
         let mut work = Work { until, first: None };
-        let opened = open_private(&self.folder, heap)?;
+        // Two at once would take each other's progress for none of their own.
+        let lock = Flock::lock(open_private(&self.folder, heap)?, FlockArg::LockExclusiveNonblock);
+        let opened = lock.map_err(|(_, errno)| errno)?;
         let mut taken = true;
         for name in names {
             let result = work.take(&from, name, &opened);

@@ -55,6 +55,8 @@ pub struct Session {
     pub farewell: Vec<ToGateway>,
     /// Commands that run and are not given up.
     pub running: Vec<ExecId>,
+    /// Its directory is being removed, and it is gone when that is done.
+    pub removing: bool,
     /// The shell that its `cmd` commands share.
     pub shell: Option<Box<Shell>>,
     /// Commands that wait for a slot to start in it.
@@ -94,6 +96,7 @@ impl Session {
                 .map_or(Duration::from_secs_f64(setup.config.sessions.max_idle_sec), Duration::from_millis),
             farewell: Vec::new(),
             running: Vec::new(),
+            removing: false,
             shell: spec.shell.map(|path| Box::new(Shell::new(path, &setup.unique(id), uid))),
             expected: 0,
             name: spec.name,

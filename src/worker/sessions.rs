@@ -143,7 +143,7 @@ impl Worker {
 
     pub(super) fn close_if_empty(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(&id) else { return };
-        if !session.is_closing() || !session.running.is_empty() {
+        if !session.is_closing() || !session.running.is_empty() || session.removing {
             return;
         }
         if self.end_shell(id) {
@@ -153,7 +153,8 @@ impl Worker {
         let workspaces = &self.tools.setup.workspaces;
         if workspaces.remove_empty(id) {
             self.gone(id);
-        } else {
+        } else if let Some(session) = self.sessions.get_mut(&id) {
+            session.removing = true;
             let task = Task::RemoveWorkspace { session: id, workspaces: workspaces.clone() };
             self.tools.errand(Errand::ForWorker { worker: self.tools.own.clone(), task });
         }

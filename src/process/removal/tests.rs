@@ -114,6 +114,20 @@ fn what_was_left_goes_with_a_later_call() {
 }
 
 #[test]
+fn two_calls_at_once_do_not_disturb_each_other() {
+    let place = Place::new("twice");
+    fs::create_dir_all(place.tree().join("a/b")).unwrap();
+    let heap = place.root.join("out/s1");
+    fs::create_dir_all(&heap).unwrap();
+    let held = open(&heap, OPEN_DIR, Mode::empty()).unwrap();
+    let other = Flock::lock(held, FlockArg::LockExclusive).unwrap();
+    assert_eq!(place.remove(soon()), Err(Errno::EAGAIN));
+    drop(other);
+    assert_eq!(place.remove(soon()), Ok(()));
+    assert!(place.is_clean());
+}
+
+#[test]
 fn a_directory_becomes_ours_before_it_is_read() {
     let place = Place::new("ours");
     let tree = place.tree();
