@@ -15,3 +15,5 @@ mod support;
 mod owners;
 #[expect(dead_code, reason = "the tests that use it come next")]
 mod program;
+mod reports;
+mod workspaces;

@@ -17,7 +17,7 @@ const REPORT_READS: usize = 4;
 /// A command has one report or two, and traps before them that come in a few pieces. After so many reads without one
 /// that counts somebody else writes there, and is read in pauses: whatever comes costs next to nothing then.
 const UNHEARD_MAX: u32 = 8;
-const REPORT_PAUSE: Duration = Duration::from_millis(10);
+const REPORT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Worker {
     pub(super) fn read_reports(&mut self, id: SessionId) {
