@@ -316,7 +316,7 @@ impl Reaper {
         if living.has_none() {
             return self.watch_children(false);
         }
-        let reaped = living.strays().into_iter().filter(|stray| living.reap(*stray)).count();
+        let reaped = living.strays().pids.into_iter().filter(|stray| living.reap(*stray)).count();
         self.tally.zombies_reaped += reaped as u64;
     }
 

@@ -70,9 +70,10 @@ impl Census {
         let strangers = std::mem::take(&mut self.strangers);
         let mut killed = HashSet::new();
         for look in 0..LOOKS_MAX {
-            let strays: Vec<Stat> = living.strays().into_iter().filter_map(proc::stat).collect();
+            let strays = living.strays();
+            counted.again |= !strays.are_all;
             let mut caught = Vec::new();
-            for stray in strays {
+            for stray in strays.look() {
                 let name = (stray.pid, stray.started);
                 if !stray.is_alive() {
                     let is_reaped = self.reap(&stray, living, ground, &strangers);

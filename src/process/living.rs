@@ -83,6 +83,17 @@ impl Part {
         self.leaders.contains_key(&pid) || is_started()
     }
 
+    /// Whether a child of one of its threads is a main process, or may be one that has not told its number yet.
+    fn may_know(&self, pid: i32) -> bool {
+        self.has_nameless_start() || self.knows(pid)
+    }
+
+    /// Whether there may be a child whose number nobody has told yet: it does so first of all, and its starter forgets the
+    /// number before it reaps one that could not be started.
+    fn has_nameless_start(&self) -> bool {
+        self.starting.iter().any(|(_, ticket)| ticket.report.pid().is_none())
+    }
+
     /// Whether a main process of a session is not reaped, or may come yet.
     fn has_main_process(&self, session: SessionId) -> bool {
         let starts = || self.starting.iter().any(|(of, _)| *of == session);
@@ -165,25 +176,29 @@ impl Living {
     }
 
     /// Strays that may belong to a session: orphans, and the children of the threads that started its commands.
-    pub fn strays_beside(&self, session: SessionId) -> Vec<i32> {
-        let mut pids = self.adopted.pids();
-        self.part_of(session).lists.iter().for_each(|list| pids.extend(list.pids()));
-        self.without_own(pids)
+    pub fn strays_beside(&self, session: SessionId) -> Strays {
+        let mut strays = self.adopted_strays();
+        strays.add(&self.part_of(session));
+        strays
     }
 
     /// Every stray by its number, dead ones included.
-    pub fn strays(&self) -> Vec<i32> {
-        let mut pids = self.adopted.pids();
-        self.parts().for_each(|part| part.lists.iter().for_each(|list| pids.extend(list.pids())));
-        self.without_own(pids)
+    pub fn strays(&self) -> Strays {
+        let mut strays = self.adopted_strays();
+        self.parts().for_each(|part| strays.add(&part));
+        strays
     }
 
-    /// Main processes that are not reaped are no strays.
-    fn without_own(&self, mut pids: Vec<i32>) -> Vec<i32> {
-        for part in self.parts() {
-            pids.retain(|pid| !part.knows(*pid));
+    fn adopted_strays(&self) -> Strays {
+        let mut strays = Strays { pids: self.adopted.pids(), are_all: true };
+        if self.adopted.file.is_none() {
+            // The children of all threads stand in one list then.
+            for part in self.parts() {
+                strays.pids.retain(|pid| !part.may_know(*pid));
+                strays.are_all &= !part.has_nameless_start();
+            }
         }
-        pids
+        strays
     }
 
     /// Reaps a stray if it is dead; never waits.
@@ -193,7 +208,8 @@ impl Living {
     )]
     pub fn reap(&self, stray: i32) -> bool {
         let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.parts().any(|part| part.knows(stray)) {
+        // Whoever is no main process by now, nor may be one, never becomes one while its number is taken.
+        if self.parts().any(|part| part.may_know(stray)) {
             return false;
         }
         waitpid(Pid::from_raw(stray), Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status.pid().is_some())
@@ -238,6 +254,27 @@ impl Living {
             let of_shell = part.sessions.values().any(|facts| facts.has_shell && facts.mark == line);
             of_shell || part.commands.values().any(|(_, mark)| mark == line)
         })
+    }
+}
+
+/// Strays by their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Strays {
+    pub pids: Vec<i32>,
+    /// None was left out that may have been a main process.
+    pub are_all: bool,
+}
+
+impl Strays {
+    fn add(&mut self, part: &Part) {
+        let pids = part.lists.iter().flat_map(ChildList::pids);
+        self.pids.extend(pids.filter(|pid| !part.may_know(*pid)));
+        self.are_all &= !part.has_nameless_start();
+    }
+
+    /// Those that are there, as they are now.
+    pub fn look(&self) -> Vec<Stat> {
+        self.pids.iter().copied().filter_map(proc::stat).collect()
     }
 }
 

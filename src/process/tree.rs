@@ -141,7 +141,7 @@ pub fn all_below(roots: Vec<Stat>) -> Vec<Stat> {
 pub fn strays_of(marks: &Marks, living: &Living) -> Vec<Stat> {
     let others = living.others(marks.session, marks.leader, &marks.environ);
     let own = |stat: &Stat| marks.whose(stat, &others) == Whose::Own;
-    living.strays_beside(marks.session).into_iter().filter_map(proc::stat).filter(own).collect()
+    living.strays_beside(marks.session).look().into_iter().filter(own).collect()
 }
 
 /// Signals processes of one command, all of them. Before a SIGKILL they are stopped, so that they fork no further.
@@ -169,7 +169,7 @@ pub enum Swept {
 /// Kills what is left of a tree whose main process has ended: stops it first, so that it forks no further. `kill_all`
 /// kills every process of a uid in one call, which nothing can outrun.
 pub fn sweep(marks: &Marks, living: &Living, kill_all: impl Fn(Identity)) -> Swept {
-    let pids = living.strays_beside(marks.session);
+    let seen = living.strays_beside(marks.session);
     let others = living.others(marks.session, marks.leader, &marks.environ);
     let mut unknown = false;
     let own = |stat: &Stat| {
@@ -177,7 +177,7 @@ pub fn sweep(marks: &Marks, living: &Living, kill_all: impl Fn(Identity)) -> Swe
         unknown |= whose == Whose::Unknown;
         whose == Whose::Own
     };
-    let strays: Vec<Stat> = pids.iter().copied().filter_map(proc::stat).filter(own).collect();
+    let strays: Vec<Stat> = seen.look().into_iter().filter(own).collect();
     for dead in strays.iter().filter(|stat| !stat.is_alive()) {
         living.reap(dead.pid);
     }
@@ -199,8 +199,8 @@ pub fn sweep(marks: &Marks, living: &Living, kill_all: impl Fn(Identity)) -> Swe
         return Swept::Killed { which, cpu: Duration::from_millis(cpu_ms(fresh.copied())) };
     }
     // Two readings that are the same have missed nothing: whatever forks and ends meanwhile changes the list.
-    let proven = (tree.is_empty() && !unknown && living.strays_beside(marks.session) == pids)
-        || living.has_no_strays(marks.session);
+    let is_same = || seen.are_all && living.strays_beside(marks.session) == seen;
+    let proven = (tree.is_empty() && !unknown && is_same()) || living.has_no_strays(marks.session);
     if proven { Swept::Proven } else { Swept::NoneSeen }
 }
 
@@ -220,7 +220,7 @@ pub fn end_all_of(
 ) -> bool {
     let mut found_none = false;
     loop {
-        for stray in living.strays_beside(session) {
+        for stray in living.strays_beside(session).pids {
             // What is alive, or not of this uid, is let be.
             if proc::uid(stray) == Some(identity.uid) {
                 living.reap(stray);

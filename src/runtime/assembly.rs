@@ -31,7 +31,6 @@ use crate::process::identity::{BaseEnvironment, Policy};
 use crate::process::launch::{self, Common, HardLimits, NprocRule};
 use crate::process::living::{Living, is_of_own_session};
 use crate::process::pool::{self, UidRange};
-use crate::process::proc;
 use crate::process::residue;
 use crate::process::spawn::Spawner;
 use crate::process::workspace::{Unusable, Workspaces};
@@ -76,7 +75,7 @@ impl Parts {
         } else {
             // Whatever is dead of our commands; the program's own children are of its own session.
             let living = self.relief.errands.living();
-            for stray in living.strays().into_iter().filter_map(proc::stat) {
+            for stray in living.strays().look() {
                 if !stray.is_alive() && !is_of_own_session(&stray) {
                     living.reap(stray.pid);
                 }
