@@ -225,7 +225,7 @@ pub fn clone_child(
     Err((stage, Errno::from_raw(report.errno.load(Ordering::Acquire))))
 }
 
-/// The same; a failure is told with its stage, and ends the child.
+/// One raw system call of the child; a failure is told with its stage, and ends it.
 macro_rules! step {
     ($script:expr, $stage:expr, $number:expr $(, $argument:expr)*) => {{
         let result = raw!($number $(, $argument)*);

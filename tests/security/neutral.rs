@@ -100,7 +100,8 @@ fn inv14_a_session_cannot_stop_what_ends_its_processes() {
     }
     let hostile = Hostile::build();
     let plain = hostile.spawn(PLAIN[1], &["memory", "0", "60"]);
-    hostile.plain(PLAIN[1], &["stop_loop", "1", "0"]);
+    // Its first process may be stopped by the second: nobody waits for it.
+    let _stopper = hostile.spawn(PLAIN[1], &["stop_loop", "1", "0"]);
     let stopped = || (procs::one(plain.pid())?.state == 'T').then_some(());
     wait_until("a plain process of its uid is stopped", DEADLINE, stopped);
 
