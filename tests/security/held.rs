@@ -87,7 +87,7 @@ fn a_session_of_stopped_processes_closes() {
     daemon.wait_running(1);
     // It stops its neighbours in the session, the shell too, and each of its own kind.
     for _ in 0..3 {
-        let stop = hostile.argv(&["stop_loop", "600", "0"]);
+        let stop = hostile.argv(&["stop_all", "600"]);
         other.ok("exec.start", json!({"session": session, "argv": stop}));
     }
     wait_until("the session stands still", DEADLINE, || {

@@ -54,6 +54,14 @@ static void take_memory(int mib) {
 /* A child of whoever started this process, and not of this process. */
 static long make_sibling(void) { return syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0); }
 
+/* Goes on in a child of nobody that is left here, when its parent is gone. */
+static void daemonise(void) {
+    int parent = getpid();
+    if (fork()) _exit(0);
+    hide();
+    while (getppid() == parent) usleep(1000);
+}
+
 /* sibling COUNT MIB SECONDS LEADER_SECONDS: siblings that take memory and sleep; 0 seconds: they end as zombies. */
 static int sibling(void) {
     int made = 0;
@@ -112,8 +120,7 @@ static int stopper(void) {
 
 /* stop_loop SECONDS SPARED: a daemonised loop that stops every process of its uid and resumes the one that is spared. */
 static int stop_loop(void) {
-    if (fork()) _exit(0);
-    hide();
+    daemonise();
     double end = now() + number(2);
     while (now() < end)
         for (int i = 0; i < 1000; i++) {
@@ -121,6 +128,14 @@ static int stop_loop(void) {
             if (number(3)) kill(number(3), SIGCONT);
         }
     _exit(0);
+}
+
+/* stop_all SECONDS: stops every other process of its uid, again and again. */
+static int stop_all(void) {
+    double end = now() + number(2);
+    while (now() < end)
+        for (int i = 0; i < 1000; i++) kill(-1, SIGSTOP);
+    return 0;
 }
 
 /* touch PID ROUNDS: tries to stop, kill, trace and read one process: what could be done. */
@@ -291,8 +306,7 @@ static int fill(void) {
 /* unexeced FILE SECONDS SPARED: stops what is started beside it before its exec, and opens the memory that it shares with
  * the daemon then. */
 static int unexeced(void) {
-    if (fork()) _exit(0);
-    hide();
+    daemonise();
     double end = now() + number(3);
     int hits = 0;
     FILE *log = fopen(text(2), "w");
@@ -368,6 +382,7 @@ static int memory(void) {
 int main(int count, char **all) {
     struct { char *name; int (*run)(void); } verbs[] = {
         {"sibling", sibling}, {"sibling_chain", sibling_chain}, {"stopper", stopper}, {"stop_loop", stop_loop},
+        {"stop_all", stop_all},
         {"touch", touch}, {"frame", frame}, {"ghost", ghost}, {"leave", leave}, {"find", find}, {"key", key},
         {"fill", fill}, {"unexeced", unexeced}, {"flood", flood}, {"memory", memory}, {"automount", automount},
     };
