@@ -12,18 +12,20 @@ use crate::program::{Hostile, Plain};
 use crate::support::launch::alone;
 use crate::support::*;
 
-/// Uids of plain processes, which no daemon has: far above those of the slots for tests.
-const PLAIN: [u32; 2] = [1_399_000_001, 1_399_000_002];
-const NEUTRAL: u32 = 1_399_000_003;
+/// A uid of plain processes, which no daemon and no other test has: far above those of the slots for tests.
+fn plain_uid(number: u32) -> u32 {
+    assert!(number < 8);
+    1_390_000_000 + std::process::id() * 8 + number
+}
 
 /// A start that hangs in its exec has the session's uid and the daemon's memory.
 #[test]
 fn inv14_a_session_cannot_open_the_memory_of_a_start_that_is_under_way() {
     let (true, Some(lease)) = (is_root(), Lease::take()) else { return skip("only root has a pool of uids") };
     let hostile = Hostile::build();
-    let plain = hostile.spawn(PLAIN[0], &["memory", "0", "60"]);
+    let plain = hostile.spawn(plain_uid(0), &["memory", "0", "60"]);
     let all = "signal 1 trace 1 environ 1 mem 1 fd 1\n";
-    assert_eq!(hostile.plain(PLAIN[0], &["touch", &plain.pid().to_string()]), all, "a plain process of its uid");
+    assert_eq!(hostile.plain(plain_uid(0), &["touch", &plain.pid().to_string()]), all, "a plain process of its uid");
 
     let mut daemon = Daemon::start(&[("commands.max_commands_per_session", json!(2))]);
     let (mut conn, mut other) = (daemon.tcp(), daemon.tcp());
@@ -99,9 +101,9 @@ fn inv14_a_session_cannot_stop_what_ends_its_processes() {
         return skip("only root has a pool of uids");
     }
     let hostile = Hostile::build();
-    let plain = hostile.spawn(PLAIN[1], &["memory", "0", "60"]);
+    let plain = hostile.spawn(plain_uid(1), &["memory", "0", "60"]);
     // Its first process may be stopped by the second: nobody waits for it.
-    let _stopper = hostile.spawn(PLAIN[1], &["stop_loop", "1", "0"]);
+    let _stopper = hostile.spawn(plain_uid(1), &["stop_loop", "1", "0"]);
     let stopped = || (procs::one(plain.pid())?.state == 'T').then_some(());
     wait_until("a plain process of its uid is stopped", DEADLINE, stopped);
 
@@ -135,9 +137,9 @@ fn inv14_what_ends_one_sessions_processes_reaches_no_start_of_another() {
         unsafe { command.pre_exec(become_it) };
         command
     };
-    let start = Plain(acting(NEUTRAL, PLAIN[0], &["memory", "0", "60"]).spawn().unwrap());
-    for (real, reached) in [(NEUTRAL, "signal 1"), (NEUTRAL + 1, "signal 0")] {
-        let killer = acting(real, PLAIN[1], &["touch", &start.pid().to_string()]).output().unwrap();
+    let start = Plain(acting(plain_uid(4), plain_uid(2), &["memory", "0", "60"]).spawn().unwrap());
+    for (real, reached) in [(plain_uid(4), "signal 1"), (plain_uid(5), "signal 0")] {
+        let killer = acting(real, plain_uid(3), &["touch", &start.pid().to_string()]).output().unwrap();
         let said = String::from_utf8_lossy(&killer.stdout).into_owned();
         assert!(said.starts_with(reached), "as {real}: {said}");
     }
