@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::SigSet;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::pipe2;
 
 use super::background::{self, Jobs};
@@ -505,9 +506,11 @@ impl Shared {
     }
 }
 
-/// A trial ends by itself, at once.
+/// A trial has ended by now: by itself, or killed where it has taken too long.
 #[expect(clippy::disallowed_methods, reason = "waits for one named child that has ended its work")]
 fn reap_trial(started: Started) -> Result<(), SpawnFault> {
-    let _ = nix::sys::wait::waitpid(started.child.pid(), None);
-    Ok(())
+    match waitpid(started.child.pid(), None) {
+        Ok(WaitStatus::Exited(_, 0)) => Ok(()),
+        _ => Err(SpawnFault { stage: Stage::Cwd, errno: Errno::ETIMEDOUT }),
+    }
 }
