@@ -36,6 +36,9 @@ fn bench(smoke: bool) -> Outcome {
         true => (2, Duration::from_millis(200)),
         false => (16, Duration::from_millis(500)),
     };
+    if let Some(before) = std::env::args().skip_while(|arg| arg != "--before").nth(1) {
+        return compare(&before, slices, slice);
+    }
     let daemon = Daemon::start(&[])?;
 
     let mut one = Commands::new(&daemon.addr, 1)?;
@@ -59,6 +62,43 @@ fn bench(smoke: bool) -> Outcome {
     verdict("eight in flight", ours, "two bare loops", theirs, 0.75);
     drop(eight);
     large_environment(&daemon.addr, if smoke { 3 } else { 21 })
+}
+
+/// What an `exec.run` costs more than with an older program, in a session and without one: the two take turns, and the
+/// median of the rounds is told. `cargo bench --bench exec -- --before PATH`, where PATH is that program.
+fn compare(before: &str, rounds: usize, slice: Duration) -> Outcome {
+    // A pool of its own: the older one has what was the default then.
+    let (new, old) = (Daemon::start(&[])?, Daemon::start_other(before, &["children.uid_base=1800000000"])?);
+    type Make = fn(&str) -> io::Result<Commands>;
+    let kinds: [(&str, Make, f64); 2] = [
+        ("in a session", |addr| Commands::new(addr, 1), f64::INFINITY),
+        ("without a session", |addr| Commands::without_session(addr), PROOF_US_MAX),
+    ];
+    for (what, make, most) in kinds {
+        let (mut ours, mut theirs) = (make(&new.addr)?, make(&old.addr)?);
+        let each_us = |tally: Tally| 1e6 / tally.per_s();
+        let mut more = Vec::new();
+        let (mut now, mut then) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            now.push(each_us(ours.run_for(slice)?));
+            then.push(each_us(theirs.run_for(slice)?));
+            more.push(now[now.len() - 1] - then[then.len() - 1]);
+        }
+        row(&format!("exec.run {what}"), format!("{:.0} µs", median(&mut now)), None);
+        row("before", format!("{:.0} µs", median(&mut then)), None);
+        let more = median(&mut more);
+        let target = most.is_finite().then(|| format!("<= {most:.0} µs"));
+        row("more", format!("{more:.0} µs"), target.as_deref().map(|target| (target, more <= most)));
+    }
+    Ok(())
+}
+
+/// What the proof at a session's end may cost a command that has a session of its own.
+const PROOF_US_MAX: f64 = 60.0;
+
+fn median(all: &mut [f64]) -> f64 {
+    all.sort_unstable_by(f64::total_cmp);
+    all[all.len() / 2]
 }
 
 const VARIABLES: usize = 100_000;
@@ -131,6 +171,13 @@ impl Commands {
                  \"params\":{{\"session\":\"{session}\",\"argv\":[\"/bin/true\"]}}}}\n"
             ));
         }
+        Ok(commands)
+    }
+
+    /// One command at a time, each in a session of its own.
+    fn without_session(addr: &str) -> io::Result<Commands> {
+        let mut commands = Commands::new(addr, 0)?;
+        commands.requests.push("{\"id\":0,\"method\":\"exec.run\",\"params\":{\"argv\":[\"/bin/true\"]}}\n".to_owned());
         Ok(commands)
     }
 

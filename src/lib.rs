@@ -21,7 +21,8 @@
 //!
 //! Plain threads are the actors. Each owns its state alone, has one mailbox and one place where it blocks; what they
 //! know of each other is messages (`message`), and no lock stands on a path that a request takes, but for one that is
-//! never contended while nothing hangs (`worker::relief`). Two things are counted by several, in atomics
+//! never contended while nothing hangs (`worker::relief`), and one for each worker that nobody but a look at stray
+//! processes contends (`process::living`). Two things are counted by several, in atomics
 //! (`admission::account`): the memory that is held for clients, and the descriptors that may be open for them.
 //!
 //! ```text
@@ -38,11 +39,11 @@
 //! | thread | blocks in | owns |
 //! | --- | --- | --- |
 //! | guard (a process of its own) | `sigwait` | the runtime's process, and whatever it leaves behind |
-//! | `reaper`, on the runtime's main thread | its poll: signals, mailbox, next sweep | adopted orphans, idle expiry, the order of shutdown and reload |
+//! | `reaper`, on the runtime's main thread | its poll: signals, mailbox, next sweep | when strays are looked for, idle expiry, the order of shutdown and reload |
 //! | `gateway` | its poll: listeners, connections, mailbox | connections, framing, requests in flight; admission: sessions and slots, quotas, rate, queue, retry keys |
 //! | `worker-k` | its poll: pipes and pidfds of its children, mailbox, next deadline | its sessions and their commands, from the start to the reap |
 //! | `relief` | a channel, with a tick while a command is being started | the state of a worker that is starting a command |
-//! | `errand-k` | reading its queue | trials of a working directory, walks of /proc, removal of workspaces, reading the configuration again, saving limits |
+//! | `errand-k` | reading its queue | trials of a working directory, walks of /proc, ending sessions' processes, removing what they leave, reading the configuration again, saving limits |
 //! | `stats` | a channel | counters, histograms, samples of /proc |
 //! | `log` | a channel | stderr |
 //!

@@ -60,7 +60,12 @@ pub struct Daemon {
 impl Daemon {
     /// Starts the program under test with its defaults and these keys.
     pub fn start(sets: &[&str]) -> io::Result<Daemon> {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        Daemon::start_other(env!("CARGO_BIN_EXE_cofferdam"), sets)
+    }
+
+    /// Starts another version of the program, to be compared with.
+    pub fn start_other(program: impl AsRef<std::ffi::OsStr>, sets: &[&str]) -> io::Result<Daemon> {
+        let mut command = Command::new(program);
         command.args(["serve", "--listen", "127.0.0.1:0"]);
         for set in sets {
             command.args(["--set", *set]);

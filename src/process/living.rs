@@ -8,14 +8,17 @@
 //! thread, for we are a subreaper, or a process that a command has made a sibling of itself (`CLONE_PARENT`), which is a
 //! child of the thread that started the command. Strays stay, dead ones too, until they are reaped here and nowhere else.
 
+mod guards;
+mod lists;
+
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, getsid};
 
+pub use self::guards::{Joined, Leader, LivingCommand, LivingSession, Starting};
+use self::lists::ChildList;
 use super::proc::{self, Stat};
 use super::spawn::Ticket;
 use crate::ids::{ExecId, SessionId};
@@ -191,7 +194,7 @@ impl Living {
 
     fn adopted_strays(&self) -> Strays {
         let mut strays = Strays { pids: self.adopted.pids(), are_all: true };
-        if self.adopted.file.is_none() {
+        if self.adopted.is_of_all() {
             // The children of all threads stand in one list then.
             for part in self.parts() {
                 strays.pids.retain(|pid| !part.may_know(*pid));
@@ -276,142 +279,6 @@ impl Strays {
     pub fn look(&self) -> Vec<Stat> {
         self.pids.iter().copied().filter_map(proc::stat).collect()
     }
-}
-
-/// A thread that starts commands.
-#[derive(Debug)]
-pub struct Joined {
-    living: Arc<Living>,
-    worker: usize,
-    tid: i32,
-}
-
-impl Drop for Joined {
-    fn drop(&mut self) {
-        self.living.lock(self.worker).lists.retain(|list| list.tid != self.tid);
-    }
-}
-
-/// A start under way.
-#[derive(Debug)]
-pub struct Starting {
-    living: Arc<Living>,
-    session: SessionId,
-    ticket: Arc<Ticket>,
-}
-
-impl Starting {
-    /// There is a main process.
-    pub fn started(&self, pid: Pid) -> Leader {
-        self.living.part_of(self.session).leaders.insert(pid.as_raw(), self.session);
-        Leader { living: self.living.clone(), session: self.session, pid: pid.as_raw() }
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        self.living.part_of(self.session).starting.retain(|(_, ticket)| !Arc::ptr_eq(ticket, &self.ticket));
-    }
-}
-
-/// A main process; to be dropped when it is reaped, and no sooner.
-#[derive(Debug)]
-pub struct Leader {
-    living: Arc<Living>,
-    session: SessionId,
-    pid: i32,
-}
-
-impl Drop for Leader {
-    fn drop(&mut self) {
-        self.living.part_of(self.session).leaders.remove(&self.pid);
-    }
-}
-
-/// A session that lives.
-#[derive(Debug)]
-pub struct LivingSession {
-    living: Arc<Living>,
-    session: SessionId,
-}
-
-impl Drop for LivingSession {
-    fn drop(&mut self) {
-        self.living.part_of(self.session).sessions.remove(&self.session);
-    }
-}
-
-/// A command that lives.
-#[derive(Debug)]
-pub struct LivingCommand {
-    living: Arc<Living>,
-    session: SessionId,
-    exec: ExecId,
-}
-
-impl Drop for LivingCommand {
-    fn drop(&mut self) {
-        self.living.part_of(self.session).commands.remove(&self.exec);
-    }
-}
-
-/// The children of one of our threads, as the kernel lists them.
-#[derive(Debug)]
-struct ChildList {
-    tid: i32,
-    is_main: bool,
-    /// None: this kernel has no such lists, and proves nothing.
-    file: Option<File>,
-}
-
-/// Bytes of a list that are read at once to prove something; a longer list proves nothing.
-const SHORT_LIST_BYTES: usize = 1024;
-/// More children than this holds are found in the next turn.
-const LIST_BYTES_MAX: usize = 64 * 1024;
-
-impl ChildList {
-    fn of_main_thread() -> Self {
-        let own = std::process::id() as i32;
-        ChildList { tid: own, is_main: true, file: File::open(format!("/proc/{own}/task/{own}/children")).ok() }
-    }
-
-    fn of_this_thread() -> Self {
-        let tid = nix::unistd::gettid().as_raw();
-        ChildList { tid, is_main: false, file: File::open("/proc/thread-self/children").ok() }
-    }
-
-    /// Whether there is certainly none. One system call.
-    fn is_empty(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| matches!(file.read_at(&mut [0; 16], 0), Ok(0)))
-    }
-
-    /// Whether there are certainly none but these. One system call.
-    fn holds_only(&self, is_known: impl Fn(i32) -> bool) -> bool {
-        let mut text = [0; SHORT_LIST_BYTES];
-        let read = self.file.as_ref().and_then(|file| file.read_at(&mut text, 0).ok());
-        read.is_some_and(|read| read < text.len() && proc::numbers(&text[..read]).all(is_known))
-    }
-
-    fn pids(&self) -> Vec<i32> {
-        let Some(file) = &self.file else { return if self.is_main { children_by_parent() } else { Vec::new() } };
-        let mut text = vec![0; LIST_BYTES_MAX];
-        let mut read = 0;
-        while let Ok(more) = file.read_at(&mut text[read..], read as u64) {
-            read += more;
-            if more == 0 || read == text.len() {
-                break;
-            }
-        }
-        proc::numbers(&text[..read]).collect()
-    }
-}
-
-/// The children of all threads, where there are no lists: but for what has not left our own session yet, which is a child
-/// of ours before its exec.
-fn children_by_parent() -> Vec<i32> {
-    let own = std::process::id() as i32;
-    let is_child = |pid: &i32| proc::stat(*pid).is_some_and(|stat| stat.parent == own && !is_of_own_session(&stat));
-    proc::all_pids().into_iter().filter(is_child).collect()
 }
 
 /// Whether a process is in our own session: commands lead sessions of their own, and none can join ours.

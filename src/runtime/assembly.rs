@@ -153,7 +153,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     let stdin = options.stdin.map_or_else(null, Ok);
     let spawner = Arc::new(Spawner::new(setup.common.nproc, system("open /dev/null", stdin)?));
     if setup.policy.is_pool() && !residue::can_list_queues() {
-        log::warn!("POSIX message queues cannot be listed here: what a session leaves of them is not removed");
+        log::info!("POSIX message queues cannot be listed here, so that commands cannot make any");
     }
     let ground = Ground { exclusive: options.exclusive, policy: setup.policy.clone() };
     let errands = Errands::start(spawner.clone(), Living::new(worker_count), ground);
@@ -357,7 +357,7 @@ fn common(config: &Config, policy: &Policy, options: &Options) -> Common {
         inherit: options.inherit,
         // Root's own come with its uid, whatever it drops.
         drop_capabilities: !options.inherit && !own.is_root() && host.capabilities != 0,
-        fixed_limits: fixed_limits(options, host.can_raise_limits()),
+        fixed_limits: fixed_limits(options, policy.is_pool(), host.can_raise_limits()),
         core_is_piped: core_pattern.starts_with('|'),
         nproc: match policy {
             Policy::Pool { .. } => NprocRule::OfSession,
@@ -370,12 +370,17 @@ fn common(config: &Config, policy: &Policy, options: &Options) -> Common {
 }
 
 /// In a process of our own nothing changes any more: what we have so already a child inherits.
-fn fixed_limits(options: &Options, can_raise: bool) -> Vec<(u32, u64, u64)> {
+fn fixed_limits(options: &Options, is_pool: bool, can_raise: bool) -> Vec<(u32, u64, u64)> {
     if options.inherit {
         return Vec::new();
     }
     let own = crate::sys::process::limit;
     let mut limits = launch::fixed_limits(|resource| own(resource).map(|(_, hard)| hard), can_raise);
+    if is_pool && !residue::can_list_queues() {
+        // What a command cannot make cannot be left by it.
+        limits.retain(|(resource, ..)| *resource != nix::libc::RLIMIT_MSGQUEUE);
+        limits.push((nix::libc::RLIMIT_MSGQUEUE, 0, 0));
+    }
     limits.retain(|&(resource, soft, hard)| !options.exclusive || own(resource) != Some((soft, hard)));
     limits
 }
