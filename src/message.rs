@@ -242,6 +242,11 @@ pub enum ToGateway {
         cleaned: Cleaned,
         sessions: Vec<SessionId>,
     },
+    /// So many more uids are ready for sessions, but for those that cannot be used.
+    UidsPrepared {
+        count: u32,
+        unusable: Vec<u32>,
+    },
     CommandStarted {
         exec: ExecId,
     },

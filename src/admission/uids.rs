@@ -4,7 +4,7 @@
 //! allows. One comes round only when what its last session has left is gone: it *rests* until somebody has looked, and is *set aside* where something
 //! could not be removed, until that is gone as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// The uids of a pool.
 #[derive(Debug)]
@@ -13,6 +13,10 @@ pub struct Uids {
     count: u32,
     /// Those from here on were never given out.
     unused_from: u32,
+    /// Those from here on are not prepared to be given out.
+    unprepared_from: u32,
+    /// Never to be given out: they could not be prepared.
+    unusable: HashSet<u32>,
     /// Clean, by when they came out of use.
     clean: BTreeMap<u64, u32>,
     /// To be cleaned, likewise.
@@ -39,7 +43,8 @@ pub enum Fate {
 impl Uids {
     pub fn new(count: u32) -> Uids {
         let (clean, resting) = (BTreeMap::new(), BTreeMap::new());
-        Uids { count, unused_from: 0, clean, resting, others: HashMap::new(), last_release: 0 }
+        let (others, unusable) = (HashMap::new(), HashSet::new());
+        Uids { count, unused_from: 0, unprepared_from: 0, unusable, clean, resting, others, last_release: 0 }
     }
 
     /// Uids that can be given out now.
@@ -53,13 +58,28 @@ impl Uids {
     }
 
     pub fn set_aside(&self) -> u64 {
-        self.others.values().filter(|other| other.aside).count() as u64
+        (self.others.values().filter(|other| other.aside).count() + self.unusable.len()) as u64
+    }
+
+    /// Those that are to be prepared next, as first and count: in time before they are needed, and not all at once.
+    pub fn to_prepare(&self, ahead: u32) -> Option<(u32, u32)> {
+        let left = self.count - self.unprepared_from;
+        let short = self.unprepared_from - self.unused_from < ahead / 2;
+        (short && left > 0).then_some((self.unprepared_from, left.min(ahead)))
+    }
+
+    /// So many more are prepared, but for those that cannot be used.
+    pub fn prepared(&mut self, count: u32, unusable: impl IntoIterator<Item = u32>) {
+        self.unprepared_from += count;
+        self.unusable.extend(unusable);
     }
 
     pub fn claim(&mut self) -> Option<u32> {
-        if self.unused_from < self.count {
+        while self.unused_from < self.unprepared_from {
             self.unused_from += 1;
-            return Some(self.unused_from - 1);
+            if !self.unusable.contains(&(self.unused_from - 1)) {
+                return Some(self.unused_from - 1);
+            }
         }
         self.clean.pop_first().map(|(_, uid)| uid)
     }
@@ -110,6 +130,7 @@ mod tests {
     #[test]
     fn inv9_each_uid_is_given_out_in_turn_through_the_whole_pool() {
         let mut uids = Uids::new(4);
+        uids.prepared(4, []);
         for round in 0..3 {
             for expected in 0..4 {
                 assert_eq!(uids.claim(), Some(expected), "round {round}");
@@ -122,8 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn one_is_given_out_only_when_it_is_prepared() {
+        let mut uids = Uids::new(5);
+        assert_eq!((uids.claim(), uids.to_prepare(4), uids.free()), (None, Some((0, 4)), 5));
+        uids.prepared(4, [1]);
+        assert_eq!((uids.claim(), uids.claim(), uids.set_aside()), (Some(0), Some(2), 1));
+        assert_eq!(uids.to_prepare(4), Some((4, 1)));
+        uids.prepared(1, []);
+        assert_eq!((uids.claim(), uids.claim(), uids.claim(), uids.to_prepare(4)), (Some(3), Some(4), None, None));
+    }
+
+    #[test]
     fn one_comes_round_only_when_it_is_clean() {
         let mut uids = Uids::new(2);
+        uids.prepared(2, []);
         let (one, two) = (uids.claim().unwrap(), uids.claim().unwrap());
         uids.release(one, Fate::Rests);
         uids.release(two, Fate::SetAside);

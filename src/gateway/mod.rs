@@ -21,7 +21,7 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
 use self::connection::{Connection, READ_BYTES};
-pub use self::desk::{Desk, Links, Quotas};
+pub use self::desk::{Desk, Links, Quotas, UIDS_AHEAD};
 use self::listener::turn_away;
 pub use self::listener::{ListenError, Listeners};
 use self::memory::FreeMemory;
@@ -159,6 +159,7 @@ impl Gateway {
             ToGateway::CommandForgotten { exec } => self.desk.command_forgotten(exec),
             ToGateway::CommandStarted { exec } => self.desk.command_started(exec),
             ToGateway::SessionOpened { session } => self.desk.session_opened(session),
+            ToGateway::UidsPrepared { count, unusable } => self.desk.uids_prepared(count, &unusable),
             ToGateway::CleanedUp { cleaned, sessions } => self.desk.cleaned_up(&cleaned, sessions),
             ToGateway::SessionGone { session, idle, left } => {
                 let owner = self.desk.session_gone(session, idle, left);

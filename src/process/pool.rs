@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use nix::poll::{PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
 
 use super::identity::Policy;
 use crate::enforcement::Host;
+use crate::sys::clone::Report;
+use crate::sys::residue::seal_keyrings;
 use crate::sys::starter;
 
 /// Makes sure of the uids of a policy; what it gives is to be kept for as long as they are used. An error says what was
@@ -28,6 +31,20 @@ pub fn claim(policy: &Policy, host: &Host) -> Result<Option<UidRange>, String> {
     entries::refuse(&ranges)?;
     strangers::end_survivors(policy, &ranges)?;
     Ok(Some(lock))
+}
+
+/// Makes these uids ready for sessions, before anything runs under them. The ones that cannot be used.
+pub fn prepare(first: u32, count: u32) -> Result<Vec<u32>, String> {
+    // The helper shares our memory until it ends, and must run no handler of ours.
+    let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap_or_else(|_| SigSet::empty());
+    let unusable = seal_keyrings(first, count, &Report::default());
+    let _ = before.thread_set_mask();
+    unusable.ok_or_else(|| {
+        format!(
+            "children.run_as: the keyrings of uids {} cannot be sealed: a process of ours failed",
+            shown((first, count))
+        )
+    })
 }
 
 /// Until its exec a child shares our memory, and has rights of ours that the change of its uid is to take away.

@@ -154,9 +154,16 @@ fn owned(table: &str, uids: &HashSet<u32>) -> Vec<(i32, u32)> {
     lines.filter_map(row).collect()
 }
 
-/// Whoever has a key, by the lines of /proc/key-users: `UID: USAGE KEYS/…`.
+/// Keys that everybody has whose keyrings are sealed: these themselves.
+const SEALED_KEYS: u32 = 2;
+
+/// Whoever has other keys, by the lines of /proc/key-users: `UID: USAGE KEYS/…`.
 fn holders_of_keys(users: &str) -> impl Iterator<Item = u32> {
-    users.lines().filter_map(|line| line.split_once(':')?.0.trim().parse().ok())
+    users.lines().filter_map(|line| {
+        let (uid, counts) = line.split_once(':')?;
+        let keys: u32 = counts.split_ascii_whitespace().nth(1)?.split('/').next()?.parse().ok()?;
+        (keys > SEALED_KEYS).then_some(uid.trim().parse().ok()?)
+    })
 }
 
 // Files.
@@ -223,7 +230,7 @@ mod tests {
 
     #[test]
     fn holders_of_keys_stand_first_in_their_lines() {
-        let users = "    0:     3 2/2 2/1000000 18/25000000\n810000:     1 1/1 1/200 9/20000\nnonsense\n";
-        assert_eq!(holders_of_keys(users).collect::<Vec<_>>(), [0, 810_000]);
+        let users = "    0:     3 2/2 2/1000000 18/25000000\n810000:     1 3/3 2/200 9/20000\nnonsense\n";
+        assert_eq!(holders_of_keys(users).collect::<Vec<_>>(), [810_000]);
     }
 }

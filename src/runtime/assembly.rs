@@ -198,14 +198,16 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
         relief: relief.clone(),
         own: gateway.clone(),
     };
-    let desk = Desk::new(config.clone(), about(&config), quotas, links);
+    let mut desk = Desk::new(config.clone(), about(&config), quotas, links);
+    if let Some((first, count)) = setup.policy.session_range() {
+        let count = count.min(gateway::UIDS_AHEAD);
+        desk.uids_prepared(count, &pool::prepare(first, count).map_err(StartError::Config)?);
+    }
     let gateway_actor = Gateway::new(gateway_poll, gateway_inbox, listeners, desk);
     let watch = relief.clone();
     threads.push(system("start a thread", thread("relief".into(), move || watch.run()))?);
     let actor = Stats::new(stats_inbox, gateway.clone(), buffers, &config);
     let stats_thread = system("start the statistics", thread("stats".into(), move || actor.run()))?;
-    // All that stays open is open by now, and nobody was accepted yet.
-    descriptors.have(free_descriptors(), &Needs::of(&config));
     // Last of them: whoever is answered finds everything running.
     for _ in 0..worker_count {
         let _ = all_joined.recv();

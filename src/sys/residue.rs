@@ -4,7 +4,7 @@
 
 use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -17,7 +17,7 @@ pub struct Leavings {
     pub shm: Vec<c_int>,
     pub msg: Vec<c_int>,
     pub sem: Vec<c_int>,
-    /// It has keys.
+    /// It has keys in a keyring that is not sealed.
     pub keys: bool,
 }
 
@@ -31,7 +31,7 @@ struct Script<'a> {
 pub fn remove_as(uid: u32, leavings: &Leavings, report: &Report) -> Result<(), Errno> {
     let script = Script { leavings, errno: AtomicI32::new(0) };
     // A group of its own has the number of its user in a pool.
-    if !help([uid; 3], Some(uid), remove, (&raw const script).cast(), report) {
+    if !help(Some([uid; 3]), Some(uid), remove, (&raw const script).cast(), report) {
         return Err(Errno::EPERM);
     }
     match script.errno.load(Ordering::Acquire) {
@@ -63,6 +63,7 @@ fn remove(script: *const c_void) {
 }
 
 /// Operations of keyctl(2).
+const GET_KEYRING_ID: c_long = 0;
 const JOIN_SESSION_KEYRING: c_long = 1;
 const SETPERM: c_long = 5;
 const CLEAR: c_long = 7;
@@ -71,45 +72,60 @@ const GET_PERSISTENT: c_long = 22;
 const PROCESS_KEYRING: c_long = -2;
 const USER_KEYRING: c_long = -4;
 const USER_SESSION_KEYRING: c_long = -5;
-/// What the kernel gives to a user's keyring when it makes it.
-const DEFAULT_PERMISSIONS: c_long = 0x1f3f_0000;
 
-/// Empties the keyrings of the uid that we have, and sees that another can use them.
+/// Empties the persistent keyring of the uid that we have. Its owner cannot change who may do that; the other keyrings
+/// of the uid are sealed.
 fn remove_keys() -> Result<(), c_int> {
-    keyctl([JOIN_SESSION_KEYRING, 0, 0])?;
-    for keyring in [USER_KEYRING, USER_SESSION_KEYRING] {
-        keyctl([SETPERM, keyring, DEFAULT_PERMISSIONS])?;
-        keyctl([CLEAR, keyring, 0])?;
-        // One that takes no key is restricted, for ever.
-        add_key(keyring)?;
-        keyctl([CLEAR, keyring, 0])?;
-    }
+    // Where keys are out of reach altogether, they are so for commands too.
+    let _ = call(libc::SYS_keyctl, [JOIN_SESSION_KEYRING, 0, 0]);
     // None: the uid has none, or this kernel knows none.
     match call(libc::SYS_keyctl, [GET_PERSISTENT, -1, PROCESS_KEYRING]) {
-        Ok(keyring) => keyctl([CLEAR, keyring, 0]),
+        Ok(keyring) => call(libc::SYS_keyctl, [CLEAR, keyring, 0]).map(drop),
         Err(_) => Ok(()),
     }
 }
 
-/// Where keys are out of reach altogether, they are so for commands too.
-fn keyctl(arguments: [c_long; 3]) -> Result<(), c_int> {
-    match call(libc::SYS_keyctl, arguments) {
-        Ok(_) | Err(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP | libc::ENOKEY) => Ok(()),
-        Err(errno) => Err(errno),
-    }
+/// What the helper of [`seal_keyrings`] reads, and what it says: whether each is sealed.
+struct Sealing<'a> {
+    first: u32,
+    sealed: &'a [AtomicBool],
 }
 
-fn add_key(keyring: c_long) -> Result<(), c_int> {
-    let (kind, name, value) = (c"user", c"cofferdam", c"x");
-    // SAFETY: a raw system call; the strings are constants, and the kernel copies them.
-    let added =
-        unsafe { libc::syscall(libc::SYS_add_key, kind.as_ptr(), name.as_ptr(), value.as_ptr(), 1 as c_long, keyring) };
-    match added {
-        -1 => match Errno::last_raw() {
-            libc::ENOSYS | libc::EPERM => Ok(()),
-            errno => Err(errno),
-        },
-        _ => Ok(()),
+/// Makes the user keyrings of these uids, and has nobody do anything with them ever again. They live for as long as the
+/// host runs, a key in them would be the next session's, and their owner could see to it that nobody clears them. To be
+/// done before anything runs under these uids. Of which that cannot be done: somebody has had them before us. None: the
+/// helper did not come to its end, and all of it can be done again.
+pub fn seal_keyrings(first: u32, count: u32, report: &Report) -> Option<Vec<u32>> {
+    let sealed: Vec<AtomicBool> = (0..count).map(|_| AtomicBool::new(false)).collect();
+    let sealing = Sealing { first, sealed: &sealed };
+    if !help(None, None, seal, (&raw const sealing).cast(), report) {
+        return None;
+    }
+    Some((first..).zip(&sealed).filter(|(_, sealed)| !sealed.load(Ordering::Acquire)).map(|(uid, _)| uid).collect())
+}
+
+/// The work of the helper: as each uid by its real and effective one, and back by the saved one.
+fn seal(sealing: *const c_void) {
+    // SAFETY: the pointer is to the `Sealing` of `seal_keyrings`, alive until the helper's end and unchanged but for its
+    // atomics.
+    let sealing = unsafe { &*sealing.cast::<Sealing>() };
+    for (uid, sealed) in (sealing.first..).zip(sealing.sealed) {
+        let uid = c_long::from(uid);
+        if call(libc::SYS_setresuid, [uid, uid, 0]).is_err() {
+            return;
+        }
+        let find = |keyring| call(libc::SYS_keyctl, [GET_KEYRING_ID, keyring, 1]);
+        // Both are found before one is sealed: the kernel finds neither then, but by its number the other can be used.
+        let both = [find(USER_KEYRING), find(USER_SESSION_KEYRING)];
+        let are_sealed = match both {
+            [Ok(one), Ok(other)] => [one, other].into_iter().all(|id| call(libc::SYS_keyctl, [SETPERM, id, 0]).is_ok()),
+            // We have sealed them in an earlier life, or nobody can use keyrings here.
+            [one, other] => one.is_err() && other.is_err(),
+        };
+        sealed.store(are_sealed, Ordering::Release);
+        if call(libc::SYS_setresuid, [0, 0, 0]).is_err() {
+            return;
+        }
     }
 }
 

@@ -247,7 +247,6 @@ static int leave(void) {
         fd = open(path, O_CREAT | O_WRONLY, 0600);
         if (fd >= 0) close(fd);
     }
-    syscall(SYS_add_key, "user", text(3), "key-secret", 10, -4);
     printf("%d\n", getuid());
     return 0;
 }
@@ -270,8 +269,31 @@ static int find(void) {
         strcat(path, ".d");
         if (access(path, F_OK) == 0) printf("%s.d ", folders[i]);
     }
-    long found = syscall(SYS_keyctl, 10, -4, "user", text(3), 0);
-    if (found > 0 && syscall(SYS_keyctl, 11, found, bytes, 99) > 0) printf("key ");
+    printf("uid %d\n", getuid());
+    return 0;
+}
+
+/* keyrings NAME open|lock|revoke: looks for a key in the keyrings that outlive a process of its uid, a word for each that
+   has it, puts the key there, and, but for "open", sees to it that nobody removes it. */
+static int keyrings(void) {
+    long rings[20] = {-4, -5, syscall(SYS_keyctl, 22, -1, -2)};
+    int count = 3;
+    char line[300], bytes[100];
+    /* Those that show themselves, by their numbers. */
+    FILE *shown = fopen("/proc/keys", "r");
+    while (shown && count < 20 && fgets(line, sizeof line, shown))
+        if (strstr(line, "_uid")) rings[count++] = strtol(line, 0, 16);
+    for (int i = 0; i < count; i++) {
+        syscall(SYS_keyctl, 8, rings[i], -2);
+        long found = syscall(SYS_keyctl, 10, rings[i], "user", text(2), -2);
+        if (found > 0 && syscall(SYS_keyctl, 11, found, bytes, 99) > 0)
+            printf("%s ", i == 0 ? "user" : i == 1 ? "user-session" : i == 2 ? "persistent" : "by-number");
+    }
+    for (int i = 0; i < count; i++) syscall(SYS_add_key, "user", text(2), "key-secret", 10, rings[i]);
+    for (int i = 0; i < count; i++) {
+        if (!strcmp(text(3), "lock")) syscall(SYS_keyctl, 29, rings[i], 0, 0), syscall(SYS_keyctl, 5, rings[i], 0x001b0000);
+        if (!strcmp(text(3), "revoke")) syscall(SYS_keyctl, 3, rings[i]);
+    }
     printf("uid %d\n", getuid());
     return 0;
 }
@@ -384,6 +406,7 @@ int main(int count, char **all) {
         {"sibling", sibling}, {"sibling_chain", sibling_chain}, {"stopper", stopper}, {"stop_loop", stop_loop},
         {"stop_all", stop_all},
         {"touch", touch}, {"frame", frame}, {"ghost", ghost}, {"leave", leave}, {"find", find}, {"key", key},
+        {"keyrings", keyrings},
         {"fill", fill}, {"unexeced", unexeced}, {"flood", flood}, {"memory", memory}, {"automount", automount},
     };
     words = count, word = all;

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::exec_support::*;
-use crate::program::Hostile;
+use crate::program::{Hostile, uid_of_nobody};
 use crate::support::*;
 
 /// A number for objects and a name for files that no other test uses.
@@ -18,8 +18,12 @@ fn names() -> (String, String) {
 /// What the hostile program finds of it in a session, and the uid there.
 #[track_caller]
 fn found(record: &Value) -> (Vec<String>, u32) {
-    let said = text(record);
-    let (things, uid) = said.trim().rsplit_once("uid ").unwrap_or_else(|| panic!("{record}"));
+    heard(&text(record))
+}
+
+#[track_caller]
+fn heard(said: &str) -> (Vec<String>, u32) {
+    let (things, uid) = said.trim().rsplit_once("uid ").unwrap_or_else(|| panic!("{said:?}"));
     (things.split_whitespace().map(str::to_owned).collect(), uid.parse().unwrap())
 }
 
@@ -96,7 +100,7 @@ fn what_a_session_has_left_goes_soon_where_nobody_needs_its_uid() {
     let uid: u32 = text(&record).trim().parse().unwrap();
     let left = format!("/dev/shm/{name}");
     wait_until("the files are gone", DEADLINE, || (!std::path::Path::new(&left).exists()).then_some(()));
-    wait_until("the objects and the keys are gone", DEADLINE, || {
+    wait_until("the objects are gone", DEADLINE, || {
         let (things, _) = found_by(&hostile, uid, &key, &name);
         things.is_empty().then_some(())
     });
@@ -104,8 +108,40 @@ fn what_a_session_has_left_goes_soon_where_nobody_needs_its_uid() {
 
 /// What a plain process of this uid finds.
 fn found_by(hostile: &Hostile, uid: u32, key: &str, name: &str) -> (Vec<String>, u32) {
-    let said = hostile.plain(uid, &["find", key, name]);
-    found(&json!({"stdout": said, "stdout_encoding": "utf8"}))
+    heard(&hostile.plain(uid, &["find", key, name]))
+}
+
+#[test]
+fn inv9_no_keyring_outlives_a_session_and_none_puts_its_uid_out_of_use() {
+    if !is_root() {
+        return skip("only a daemon of root gives out uids");
+    }
+    let hostile = Hostile::build();
+    let (_, name) = names();
+    let plain = |uid, way| heard(&hostile.plain(uid, &["keyrings", &name, way])).0;
+    // The control: under a uid of its own one program finds what another has left, and nobody can remove it.
+    let uid = uid_of_nobody();
+    assert!(plain(uid, "lock").is_empty());
+    if !plain(uid, "lock").iter().any(|ring| ring == "user") {
+        return skip("there are no keyrings here");
+    }
+
+    for uids in [1, 3] {
+        // Uids that no daemon has had: what is done to keyrings lasts.
+        let base = 1_300_000_000 + (std::process::id() % (1 << 22)) * 64 + uids * 16;
+        let daemon = Daemon::start(&[
+            ("children.uid_base", json!(base)),
+            ("children.uid_count", json!(uids)),
+            ("sessions.max_sessions", json!(uids.min(2))),
+        ]);
+        let mut conn = daemon.unix();
+        for way in ["open", "lock", "revoke", "open", "lock", "revoke", "open"] {
+            let record = run(&mut conn, json!({"argv": hostile.argv(&["keyrings", &name, way])}));
+            assert_eq!(found(&record).0, Vec::<String>::new(), "{way}");
+        }
+        let stats = daemon.stats();
+        assert_eq!(stats["sessions"]["uids_set_aside"], 0, "{stats}");
+    }
 }
 
 /// A file that not even root can remove, until it is let go.

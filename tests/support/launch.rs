@@ -59,11 +59,13 @@ impl Launch {
         .with_defaults()
     }
 
-    /// Quotas off, the mark passed on, a uid range of its own; everything else as the daemon has it.
+    /// Quotas off, the mark passed on, a uid range of its own, and no haste for a connection that a test makes early and
+    /// uses late; everything else as the daemon has it.
     fn with_defaults(self) -> Launch {
         let unlimited =
             json!({"sessions": -1, "commands": -1, "memory_bytes": -1, "processes": -1, "buffer_bytes": -1});
         let launch = self.set("quotas.registered", unlimited).set("children.pass_env", json!([MARK]));
+        let launch = launch.set("connections.first_line_s", json!(3600));
         if launch.uids.is_empty() {
             // All daemons of all tests share one uid then, and with it the count of its tasks.
             return launch.set("limits.limit_nproc", json!(4096));

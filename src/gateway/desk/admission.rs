@@ -107,6 +107,7 @@ impl Desk {
         let descriptors = (shell != InShell::None).then(|| self.descriptors.shell()).transpose();
         let descriptors = descriptors.map_err(refusal)?;
         let uid = self.leftovers.claim_uid(self.config.sessions.max_sessions);
+        self.prepare_uids();
         let (place, clean_at_end) = uid.ok_or_else(|| self.no_uid())?;
         self.slots.claim_session();
         self.last_session += 1;

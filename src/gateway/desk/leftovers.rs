@@ -17,6 +17,12 @@ const PASS_EVERY: Duration = Duration::from_secs(1);
 const PASS_SOON: Duration = Duration::from_millis(50);
 /// What could not be removed is tried again so often.
 const RETRY_EVERY: Duration = Duration::from_secs(10);
+/// Somebody may fill those folders with files: passes take a twentieth of the time at most, or half of it where half of
+/// the pool rests.
+const IDLE_FACTOR: u32 = 19;
+/// Uids that are prepared at once: so many are used up in half a second and more, and each takes about 10 µs and a
+/// kilobyte of the kernel's memory.
+pub const UIDS_AHEAD: u32 = 512;
 /// Uids in one pass.
 const UIDS_A_PASS: usize = 4096;
 /// Sessions whose workspaces are remembered to be removed; what is beyond goes at the next start.
@@ -30,8 +36,12 @@ pub(super) struct Leftovers {
     workspaces: std::sync::Arc<Workspaces>,
     /// Sessions whose workspaces could not be removed.
     sessions: Vec<SessionId>,
-    /// A pass is under way.
-    cleaning: bool,
+    /// Uids are being prepared.
+    preparing: bool,
+    /// A pass is under way since then.
+    cleaning: Option<Instant>,
+    /// How long the last one took.
+    took: Duration,
     next_pass: Option<Instant>,
     next_retry: Option<Instant>,
 }
@@ -42,7 +52,9 @@ impl Leftovers {
             uids: uids.map(Uids::new),
             workspaces,
             sessions: Vec::new(),
-            cleaning: false,
+            preparing: false,
+            cleaning: None,
+            took: Duration::ZERO,
             next_pass: None,
             next_retry: None,
         }
@@ -64,7 +76,7 @@ impl Leftovers {
     /// When something is due here.
     pub fn due(&self) -> Option<Instant> {
         let waits = [self.next_pass, self.next_retry].into_iter().flatten().min();
-        waits.filter(|_| !self.cleaning)
+        waits.filter(|_| self.cleaning.is_none())
     }
 
     /// Takes back the uid of a session that is gone.
@@ -87,7 +99,10 @@ impl Leftovers {
 
     fn plan(&mut self, now: Instant) {
         if let Some(uids) = self.uids.as_ref().filter(|uids| uids.rest()) {
-            let pause = if uids.is_half_used() { PASS_SOON } else { PASS_EVERY };
+            let pause = match uids.is_half_used() {
+                true => PASS_SOON.max(self.took),
+                false => PASS_EVERY.max(self.took * IDLE_FACTOR),
+            };
             self.next_pass = Some(self.next_pass.map_or(now + pause, |at| at.min(now + pause)));
         }
         if self.set_aside() > 0 || !self.sessions.is_empty() {
@@ -97,6 +112,32 @@ impl Leftovers {
 }
 
 impl Desk {
+    /// Has more uids prepared, where they will be needed soon. The first are, before anybody is served.
+    pub(super) fn prepare_uids(&mut self) {
+        let leftovers = &mut self.leftovers;
+        let Some((first, count)) = leftovers.uids.as_ref().and_then(|uids| uids.to_prepare(UIDS_AHEAD)) else { return };
+        if !std::mem::replace(&mut leftovers.preparing, true) {
+            let first = self.uid_base + first;
+            self.errand(Errand::PrepareUids { first, count, gateway: self.own.clone() });
+        }
+    }
+
+    pub fn uids_prepared(&mut self, count: u32, unusable: &[u32]) {
+        let base = self.uid_base;
+        self.leftovers.preparing = false;
+        if let Some(uids) = &mut self.leftovers.uids {
+            uids.prepared(count, unusable.iter().map(|uid| uid - base));
+        }
+        if let Some(uid) = unusable.first() {
+            let count = unusable.len();
+            log::warn!("{count} uids have keys that somebody has left, and are not given out, uid {uid} the first");
+        }
+        // Nothing is prepared where it took too long: it is tried again when the next session opens.
+        if count > 0 {
+            self.prepare_uids();
+        }
+    }
+
     /// A session's uid and workspace are given back, as far as they are free.
     pub(super) fn take_leftovers(&mut self, session: SessionId, uid: u32, left: Left) {
         self.leftovers.take(session, uid, left, self.turn_began);
@@ -113,7 +154,7 @@ impl Desk {
         leftovers.next_pass = None;
         let numbers = leftovers.uids.as_mut().map(|uids| uids.take_to_clean(UIDS_A_PASS, retry)).unwrap_or_default();
         let sessions = if retry { std::mem::take(&mut leftovers.sessions) } else { Vec::new() };
-        leftovers.cleaning = true;
+        leftovers.cleaning = Some(now);
         let errand = Errand::CleanUp {
             uids: numbers.into_iter().map(|number| base + number).collect(),
             sessions,
@@ -127,7 +168,7 @@ impl Desk {
     pub fn cleaned_up(&mut self, cleaned: &Cleaned, sessions: Vec<SessionId>) {
         let (base, now) = (self.uid_base, self.turn_began);
         let leftovers = &mut self.leftovers;
-        leftovers.cleaning = false;
+        leftovers.took = leftovers.cleaning.take().map_or(Duration::ZERO, |began| now.saturating_duration_since(began));
         leftovers.sessions.extend(sessions);
         if let Some(uids) = &mut leftovers.uids {
             let before = uids.set_aside();

@@ -37,6 +37,12 @@ pub enum Errand {
         workspaces: Arc<Workspaces>,
         gateway: Mailbox<ToGateway>,
     },
+    /// Makes uids of the pool ready for sessions.
+    PrepareUids {
+        first: u32,
+        count: u32,
+        gateway: Mailbox<ToGateway>,
+    },
     /// Limits that were set go to the disk.
     SaveLimits {
         path: PathBuf,
@@ -105,7 +111,7 @@ impl Errand {
             Errand::ForWorker { task: Task::EndProcesses { until, .. }, .. } => {
                 until.saturating_duration_since(Instant::now()) + SHORT
             }
-            Errand::ForWorker { .. } | Errand::Census { .. } => SHORT,
+            Errand::ForWorker { .. } | Errand::Census { .. } | Errand::PrepareUids { .. } => SHORT,
             Errand::CleanUp { .. } | Errand::SaveLimits { .. } | Errand::Reload { .. } => LONG,
         }
     }
@@ -118,6 +124,7 @@ impl Errand {
             Errand::CleanUp { uids, sessions, gateway, .. } => {
                 Done::CleanedUp(gateway.clone(), Cleaned::nothing(uids, "it takes too long"), sessions.clone())
             }
+            Errand::PrepareUids { gateway, .. } => Done::Prepared(gateway.clone(), 0, Vec::new()),
             Errand::SaveLimits { path, gateway, .. } => Done::Saved(
                 gateway.clone(),
                 Err(format!("{} cannot be written: the file system hangs", path.display())),
@@ -144,6 +151,7 @@ impl Errand {
             },
             Errand::Census { .. } => "the search for orphans",
             Errand::CleanUp { .. } => "cleaning up behind sessions",
+            Errand::PrepareUids { .. } => "preparing uids",
             Errand::SaveLimits { .. } => "saving the limits",
             Errand::Reload { .. } => "reading the configuration again",
         }
@@ -177,6 +185,8 @@ pub enum Done {
     Worker(Mailbox<ToWorker>, Box<ToWorker>),
     Census(Mailbox<ToReaper>, Counted),
     CleanedUp(Mailbox<ToGateway>, Cleaned, Vec<SessionId>),
+    /// How many, and which of them cannot be used.
+    Prepared(Mailbox<ToGateway>, u32, Vec<u32>),
     Saved(Mailbox<ToGateway>, Result<(), String>),
     Reloaded(Mailbox<ToReaper>, Box<ToReaper>),
 }
@@ -187,6 +197,7 @@ impl Done {
             Done::Worker(worker, message) => worker.tell(*message),
             Done::Census(reaper, counted) => reaper.tell(ToReaper::Counted { counted }),
             Done::CleanedUp(gateway, cleaned, sessions) => gateway.tell(ToGateway::CleanedUp { cleaned, sessions }),
+            Done::Prepared(gateway, count, unusable) => gateway.tell(ToGateway::UidsPrepared { count, unusable }),
             Done::Saved(gateway, saved) => gateway.tell(ToGateway::LimitsSaved { saved }),
             Done::Reloaded(reaper, message) => reaper.tell(*message),
         }

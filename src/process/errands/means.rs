@@ -15,6 +15,7 @@ use crate::process::residue;
 use crate::process::spawn::{SpawnFault, Spawner, Started, Ticket, Wiring};
 use crate::process::tree;
 use crate::sys::clone::{Stack, Stage, kill_all_of};
+use crate::sys::residue::seal_keyrings;
 
 /// What errands are carried out with, the same for all threads.
 pub struct Means {
@@ -47,6 +48,11 @@ impl Means {
             Errand::CleanUp { uids, sessions, workspaces, gateway } => {
                 let left = sessions.into_iter().filter(|session| workspaces.remove(*session).is_err()).collect();
                 Done::CleanedUp(gateway, residue::clean(&uids, helper), left)
+            }
+            Errand::PrepareUids { first, count, gateway } => {
+                let unusable = seal_keyrings(first, count, &helper.report);
+                let count = if unusable.is_some() { count } else { 0 };
+                Done::Prepared(gateway, count, unusable.unwrap_or_default())
             }
             Errand::Reload { mut reloader, wish, reaper } => {
                 let reloaded = Box::new(reloader.carry_out(wish));

@@ -15,8 +15,8 @@ pub type Work = fn(*const c_void);
 
 /// What a helper reads.
 struct Help<'a> {
-    /// Real, effective and saved.
-    uids: [u32; 3],
+    /// Real, effective and saved; none: it keeps ours, and our capabilities.
+    uids: Option<[u32; 3]>,
     /// Groups are left alone without.
     gid: Option<u32>,
     work: Work,
@@ -29,7 +29,7 @@ struct Help<'a> {
 /// through `report`. Whether it has done its work. The caller's signals must all be blocked, and `argument` be what
 /// `work` takes it for.
 #[allow(clippy::disallowed_methods, reason = "waits for one named child, which does a single thing and ends")]
-pub fn help(uids: [u32; 3], gid: Option<u32>, work: Work, argument: *const c_void, report: &Report) -> bool {
+pub fn help(uids: Option<[u32; 3]>, gid: Option<u32>, work: Work, argument: *const c_void, report: &Report) -> bool {
     let mut stack = Stack::new();
     let top = stack.0.as_mut_ptr_range().end.cast::<c_void>();
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
@@ -49,7 +49,6 @@ pub fn help(uids: [u32; 3], gid: Option<u32>, work: Work, argument: *const c_voi
 extern "C" fn helper(help: *mut c_void) -> c_int {
     // SAFETY: the pointer is the parent's `Help`, alive and unchanged until our end.
     let help = unsafe { &*help.cast::<Help>() };
-    let [real, effective, saved] = help.uids;
     help.report.pid.store(raw!(libc::SYS_getpid) as i32, Ordering::Release);
     // First of all: a process of ours that hangs is not to hold our listeners and the pipes of others.
     raw!(libc::SYS_close_range, 0, libc::c_uint::MAX, 0);
@@ -59,7 +58,22 @@ extern "C" fn helper(help: *mut c_void) -> c_int {
             exit(1);
         }
     }
-    if help.uids.contains(&0) || raw!(libc::SYS_setresuid, real, effective, saved) != 0 {
+    if let Some(uids) = help.uids {
+        take_on(uids);
+    }
+    // After the change of uid, which would clear it.
+    raw!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+    if raw!(libc::SYS_getppid) != c_long::from(help.parent) {
+        exit(1);
+    }
+    (help.work)(help.argument);
+    exit(0)
+}
+
+/// Runs in the child, and ends it where it fails.
+fn take_on(uids: [u32; 3]) {
+    let [real, effective, saved] = uids;
+    if uids.contains(&0) || raw!(libc::SYS_setresuid, real, effective, saved) != 0 {
         exit(1);
     }
     // The change of uid has taken our capabilities, unless the host's program changed that for itself: then a helper that
@@ -70,19 +84,12 @@ extern "C" fn helper(help: *mut c_void) -> c_int {
         exit(1);
     }
     raw!(libc::SYS_prctl, libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
-    // After the change of uid, which would clear it.
-    raw!(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-    if raw!(libc::SYS_getppid) != c_long::from(help.parent) {
-        exit(1);
-    }
-    (help.work)(help.argument);
-    exit(0)
 }
 
 /// Kills every process of a uid, by a helper that takes the uid on for that: whatever forks meanwhile is hit too, and
 /// nothing can signal the helper.
 pub fn kill_all_of(Identity { uid, neutral, .. }: Identity, report: &Report) -> bool {
-    neutral != uid && help([neutral, uid, neutral], None, kill_all, std::ptr::null(), report)
+    neutral != uid && help(Some([neutral, uid, neutral]), None, kill_all, std::ptr::null(), report)
 }
 
 /// Without any capability this reaches processes of the effective uid and of the real one, and nobody else.
