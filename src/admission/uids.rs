@@ -47,6 +47,10 @@ impl Uids {
         Uids { count, unused_from: 0, unprepared_from: 0, unusable, clean, resting, others, last_release: 0 }
     }
 
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
     /// Uids that can be given out now.
     pub fn free(&self) -> u64 {
         u64::from(self.count - self.unused_from) + self.clean.len() as u64
@@ -61,10 +65,10 @@ impl Uids {
         (self.others.values().filter(|other| other.aside).count() + self.unusable.len()) as u64
     }
 
-    /// Those that are to be prepared next, as first and count: in time before they are needed, and not all at once.
+    /// Those that are to be prepared next, as first and count, where fewer than `ahead` are ready.
     pub fn to_prepare(&self, ahead: u32) -> Option<(u32, u32)> {
         let left = self.count - self.unprepared_from;
-        let short = self.unprepared_from - self.unused_from < ahead / 2;
+        let short = self.unprepared_from - self.unused_from < ahead;
         (short && left > 0).then_some((self.unprepared_from, left.min(ahead)))
     }
 
@@ -147,6 +151,7 @@ mod tests {
         let mut uids = Uids::new(5);
         assert_eq!((uids.claim(), uids.to_prepare(4), uids.free()), (None, Some((0, 4)), 5));
         uids.prepared(4, [1]);
+        assert_eq!(uids.to_prepare(4), None);
         assert_eq!((uids.claim(), uids.claim(), uids.set_aside()), (Some(0), Some(2), 1));
         assert_eq!(uids.to_prepare(4), Some((4, 1)));
         uids.prepared(1, []);

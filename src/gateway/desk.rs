@@ -30,7 +30,7 @@ use self::execs::Execs;
 pub use self::inflight::Settled;
 use self::inflight::{Pending, Work};
 use self::leftovers::Leftovers;
-pub use self::leftovers::UIDS_AHEAD;
+pub use self::leftovers::uids_ahead;
 use self::queue::Waiter;
 use self::quotas::Changes;
 pub use self::quotas::Quotas;

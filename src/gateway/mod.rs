@@ -21,7 +21,7 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token};
 
 use self::connection::{Connection, READ_BYTES};
-pub use self::desk::{Desk, Links, Quotas, UIDS_AHEAD};
+pub use self::desk::{Desk, Links, Quotas, uids_ahead};
 use self::listener::turn_away;
 pub use self::listener::{ListenError, Listeners};
 use self::memory::FreeMemory;

@@ -21,7 +21,7 @@ use super::removal::{Outgoing, each};
 use super::spawn::Ticket;
 use super::workspace::RUN_PREFIX;
 use crate::sys::clone::c_string;
-use crate::sys::residue::{Leavings, mount_queues, remove_as};
+use crate::sys::residue::{Objects, clear_persistent_keyring, mount_queues, remove_as};
 
 /// Uids that were to be cleaned, and what is left of each, if anything is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -109,20 +109,21 @@ const MQUEUE_MAGIC: nix::libc::__fsword_t = 0x1980_0202;
 // Objects that are found by number.
 
 fn remove_objects(uids: &HashSet<u32>, helper: &Ticket, cleaned: &mut Cleaned) {
-    for (uid, leavings) in objects(uids) {
-        if let Err(errno) = remove_as(uid, &leavings, &helper.report) {
-            cleaned.note(uid, || format!("its keys cannot be removed: {}", errno.desc()));
-        }
+    for (uid, objects) in objects(uids) {
+        remove_as(uid, &objects, &helper.report);
     }
-    for (uid, leavings) in objects(uids) {
-        if !leavings.shm.is_empty() || !leavings.msg.is_empty() || !leavings.sem.is_empty() {
-            cleaned.note(uid, || "its System V IPC objects cannot be removed".to_owned());
+    for uid in objects(uids).into_keys() {
+        cleaned.note(uid, || "its System V IPC objects cannot be removed".to_owned());
+    }
+    for &uid in uids {
+        if let Err(errno) = clear_persistent_keyring(uid) {
+            cleaned.note(uid, || format!("its keys cannot be removed: {}", errno.desc()));
         }
     }
 }
 
-fn objects(uids: &HashSet<u32>) -> HashMap<u32, Leavings> {
-    let mut found: HashMap<u32, Leavings> = HashMap::new();
+fn objects(uids: &HashSet<u32>) -> HashMap<u32, Objects> {
+    let mut found: HashMap<u32, Objects> = HashMap::new();
     let table = |name: &str| std::fs::read_to_string(format!("/proc/sysvipc/{name}")).unwrap_or_default();
     for (id, uid) in owned(&table("shm"), uids) {
         found.entry(uid).or_default().shm.push(id);
@@ -132,10 +133,6 @@ fn objects(uids: &HashSet<u32>) -> HashMap<u32, Leavings> {
     }
     for (id, uid) in owned(&table("sem"), uids) {
         found.entry(uid).or_default().sem.push(id);
-    }
-    let users = std::fs::read_to_string("/proc/key-users").unwrap_or_default();
-    for uid in holders_of_keys(&users).filter(|uid| uids.contains(uid)) {
-        found.entry(uid).or_default().keys = true;
     }
     found
 }
@@ -152,18 +149,6 @@ fn owned(table: &str, uids: &HashSet<u32>) -> Vec<(i32, u32)> {
         Some((fields.get(1)?.parse().ok()?, owner))
     };
     lines.filter_map(row).collect()
-}
-
-/// Keys that everybody has whose keyrings are sealed: these themselves.
-const SEALED_KEYS: u32 = 2;
-
-/// Whoever has other keys, by the lines of /proc/key-users: `UID: USAGE KEYS/…`.
-fn holders_of_keys(users: &str) -> impl Iterator<Item = u32> {
-    users.lines().filter_map(|line| {
-        let (uid, counts) = line.split_once(':')?;
-        let keys: u32 = counts.split_ascii_whitespace().nth(1)?.split('/').next()?.parse().ok()?;
-        (keys > SEALED_KEYS).then_some(uid.trim().parse().ok()?)
-    })
 }
 
 // Files.
@@ -226,11 +211,5 @@ mod tests {
         assert_eq!(owned(table, &uids), [(7, 810_000), (8, 810_001)]);
         assert_eq!(owned("", &uids), []);
         assert_eq!(owned("key msqid\n1 2\n", &uids), []);
-    }
-
-    #[test]
-    fn holders_of_keys_stand_first_in_their_lines() {
-        let users = "    0:     3 2/2 2/1000000 18/25000000\n810000:     1 3/3 2/200 9/20000\nnonsense\n";
-        assert_eq!(holders_of_keys(users).collect::<Vec<_>>(), [810_000]);
     }
 }

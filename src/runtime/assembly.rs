@@ -200,7 +200,7 @@ pub(super) fn build(config: Config, options: Options) -> Result<(Reaper, Parts),
     };
     let mut desk = Desk::new(config.clone(), about(&config), quotas, links);
     if let Some((first, count)) = setup.policy.session_range() {
-        let count = count.min(gateway::UIDS_AHEAD);
+        let count = count.min(gateway::uids_ahead(config.sessions.max_sessions).saturating_mul(2));
         desk.uids_prepared(count, &pool::prepare(first, count).map_err(StartError::Config)?);
     }
     let gateway_actor = Gateway::new(gateway_poll, gateway_inbox, listeners, desk);

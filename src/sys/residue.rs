@@ -1,88 +1,69 @@
-//! Removing what a uid has left in the kernel: System V IPC objects and keys, by a helper that takes the uid on for that.
-//!
-//! To be used when no process of the uid lives: nobody is there then who could get at the helper.
+//! What a uid leaves in the kernel: System V IPC objects and keys. They are removed, and keyrings sealed, when no process
+//! of the uid lives: nobody is there then who could get at a helper that takes the uid on.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::libc;
 
 use super::clone::{Report, help};
 
-/// What there is of one uid.
+/// System V IPC objects of one uid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Leavings {
+pub struct Objects {
     pub shm: Vec<c_int>,
     pub msg: Vec<c_int>,
     pub sem: Vec<c_int>,
-    /// It has keys in a keyring that is not sealed.
-    pub keys: bool,
 }
 
-/// What the helper reads, and what it says.
-struct Script<'a> {
-    leavings: &'a Leavings,
-    errno: AtomicI32,
-}
-
-/// Removes all of it; an error if keys are left. Whether IPC objects are left is for the caller to look.
-pub fn remove_as(uid: u32, leavings: &Leavings, report: &Report) -> Result<(), Errno> {
-    let script = Script { leavings, errno: AtomicI32::new(0) };
+/// Removes them, by a helper that takes the uid on for that. Whether any is left is for the caller to look.
+pub fn remove_as(uid: u32, objects: &Objects, report: &Report) {
     // A group of its own has the number of its user in a pool.
-    if !help(Some([uid; 3]), Some(uid), remove, (&raw const script).cast(), report) {
-        return Err(Errno::EPERM);
-    }
-    match script.errno.load(Ordering::Acquire) {
-        0 => Ok(()),
-        errno => Err(Errno::from_raw(errno)),
-    }
+    let _ = help(Some([uid; 3]), Some(uid), remove, std::ptr::from_ref(objects).cast(), report);
 }
 
 /// The work of the helper.
-fn remove(script: *const c_void) {
-    // SAFETY: the pointer is to the script of `remove_as`, alive until the helper's end and unchanged but for the atomic.
-    let script = unsafe { &*script.cast::<Script>() };
+fn remove(objects: *const c_void) {
+    // SAFETY: the pointer is to the objects of `remove_as`, alive until the helper's end and unchanged.
+    let objects = unsafe { &*objects.cast::<Objects>() };
     let none = 0 as c_long;
     let rmid = c_long::from(libc::IPC_RMID);
-    for id in &script.leavings.shm {
+    for id in &objects.shm {
         let _ = call(libc::SYS_shmctl, [c_long::from(*id), rmid, none]);
     }
-    for id in &script.leavings.msg {
+    for id in &objects.msg {
         let _ = call(libc::SYS_msgctl, [c_long::from(*id), rmid, none]);
     }
-    for id in &script.leavings.sem {
+    for id in &objects.sem {
         let _ = call(libc::SYS_semctl, [c_long::from(*id), none, rmid]);
-    }
-    if script.leavings.keys
-        && let Err(errno) = remove_keys()
-    {
-        script.errno.store(errno, Ordering::Release);
     }
 }
 
 /// Operations of keyctl(2).
 const GET_KEYRING_ID: c_long = 0;
-const JOIN_SESSION_KEYRING: c_long = 1;
 const SETPERM: c_long = 5;
 const CLEAR: c_long = 7;
 const GET_PERSISTENT: c_long = 22;
 /// Special keyrings of keyctl(2).
-const PROCESS_KEYRING: c_long = -2;
+const THREAD_KEYRING: c_long = -1;
 const USER_KEYRING: c_long = -4;
 const USER_SESSION_KEYRING: c_long = -5;
 
-/// Empties the persistent keyring of the uid that we have. Its owner cannot change who may do that; the other keyrings
-/// of the uid are sealed.
-fn remove_keys() -> Result<(), c_int> {
-    // Where keys are out of reach altogether, they are so for commands too.
-    let _ = call(libc::SYS_keyctl, [JOIN_SESSION_KEYRING, 0, 0]);
-    // None: the uid has none, or this kernel knows none.
-    match call(libc::SYS_keyctl, [GET_PERSISTENT, -1, PROCESS_KEYRING]) {
-        Ok(keyring) => call(libc::SYS_keyctl, [CLEAR, keyring, 0]).map(drop),
-        Err(_) => Ok(()),
-    }
+/// Empties the persistent keyring of a uid, which its owner cannot forbid. The kernel makes one where there is none, as
+/// nobody can ask whether there is, and removes it some days later. The other keyrings of the uid are sealed.
+pub fn clear_persistent_keyring(uid: u32) -> Result<(), Errno> {
+    // Who has its link may empty it.
+    let keyring = match call(libc::SYS_keyctl, [GET_PERSISTENT, uid.into(), THREAD_KEYRING]) {
+        Ok(keyring) => keyring,
+        // Where keys are out of reach altogether, they are so for commands too.
+        Err(libc::ENOSYS | libc::EPERM | libc::EOPNOTSUPP) => return Ok(()),
+        Err(errno) => return Err(Errno::from_raw(errno)),
+    };
+    let cleared = call(libc::SYS_keyctl, [CLEAR, keyring, 0]);
+    let _ = call(libc::SYS_keyctl, [CLEAR, THREAD_KEYRING, 0]);
+    cleared.map(drop).map_err(Errno::from_raw)
 }
 
 /// What the helper of [`seal_keyrings`] reads, and what it says: whether each is sealed.

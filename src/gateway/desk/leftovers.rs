@@ -20,9 +20,14 @@ const RETRY_EVERY: Duration = Duration::from_secs(10);
 /// Somebody may fill those folders with files: passes take a twentieth of the time at most, or half of it where half of
 /// the pool rests.
 const IDLE_FACTOR: u32 = 19;
-/// Uids that are prepared at once: so many are used up in half a second and more, and each takes about 10 µs and a
-/// kilobyte of the kernel's memory.
-pub const UIDS_AHEAD: u32 = 512;
+/// A pool with fewer uids may come round before a pass does. They are cleaned at once, so that each waits for all others.
+const SMALL_POOL: u32 = 256;
+/// How many uids that nobody has had yet are to be ready: all sessions may open at once, and more uids are prepared
+/// meanwhile. Each takes about 10 µs and a kilobyte of the kernel's memory, so that not all are prepared at the start.
+pub fn uids_ahead(sessions_max: u64) -> u32 {
+    u32::try_from(sessions_max).unwrap_or(u32::MAX).max(256)
+}
+
 /// Uids in one pass.
 const UIDS_A_PASS: usize = 4096;
 /// Sessions whose workspaces are remembered to be removed; what is beyond goes at the next start.
@@ -60,12 +65,13 @@ impl Leftovers {
         }
     }
 
-    /// The number of a session's uid, and whether it must be clean when the session is gone: as long as there are no
-    /// fewer clean uids than sessions may be open, cleaning can wait. None: no uid is left.
+    /// The number of a session's uid, and whether it must be clean when the session is gone: cleaning can wait for a pass
+    /// in a pool that does not come round before it, as long as there are no fewer clean uids than sessions may be open.
+    /// None: no uid is left.
     pub fn claim_uid(&mut self, sessions_max: u64) -> Option<(u32, bool)> {
         let Some(uids) = &mut self.uids else { return Some((0, false)) };
         let uid = uids.claim()?;
-        Some((uid, uids.free() < sessions_max))
+        Some((uid, uids.count() < SMALL_POOL || uids.free() < sessions_max))
     }
 
     /// Uids that are out of use, for something of a session is left.
@@ -114,8 +120,9 @@ impl Leftovers {
 impl Desk {
     /// Has more uids prepared, where they will be needed soon. The first are, before anybody is served.
     pub(super) fn prepare_uids(&mut self) {
+        let ahead = uids_ahead(self.config.sessions.max_sessions);
         let leftovers = &mut self.leftovers;
-        let Some((first, count)) = leftovers.uids.as_ref().and_then(|uids| uids.to_prepare(UIDS_AHEAD)) else { return };
+        let Some((first, count)) = leftovers.uids.as_ref().and_then(|uids| uids.to_prepare(ahead)) else { return };
         if !std::mem::replace(&mut leftovers.preparing, true) {
             let first = self.uid_base + first;
             self.errand(Errand::PrepareUids { first, count, gateway: self.own.clone() });
