@@ -92,5 +92,7 @@ fn inv3_a_minute_of_everything_at_once_harms_nobody_else() {
     wait_until("what was left is cleaned up", DEADLINE, || {
         (daemon.stats()["sessions"]["uids_set_aside"] == 0).then_some(())
     });
-    assert!(!daemon.log().contains("hangs"), "{}", daemon.log());
+    assert_well(&mut daemon.tcp());
+    // What took too long on a machine that is busy with something else may have been given up, but nothing is stuck.
+    assert!(!daemon.log().contains("cannot be given up"), "{}", daemon.log());
 }
