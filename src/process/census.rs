@@ -59,7 +59,7 @@ enum Verdict {
     /// No command that lives shows in its facts.
     Suspect,
     /// A later look will tell.
-    InExec,
+    NotNow,
 }
 
 impl Census {
@@ -87,7 +87,7 @@ impl Census {
                         kill_all(identity);
                         killed.insert(name);
                     }
-                    Verdict::InExec => drop(self.suspects.insert(name)),
+                    Verdict::NotNow => drop(self.suspects.insert(name)),
                     Verdict::Suspect if before.contains(&name) || (ground.exclusive && !before.is_empty()) => {
                         caught.push(stray);
                     }
@@ -148,7 +148,7 @@ fn judge(stray: &Stat, living: &Living, ground: &Ground) -> Verdict {
             Environ::Line(line) if living.has_mark(&line) => return Verdict::Lives,
             Environ::Line(_) => is_marked = true,
             Environ::Without => {}
-            Environ::InExec => return Verdict::InExec,
+            Environ::NotNow => return Verdict::NotNow,
         }
     }
     // In a program that embeds us, only what bears our mark is known to be ours.

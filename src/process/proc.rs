@@ -32,7 +32,23 @@ impl Stat {
     }
 
     pub fn is_alive(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x')
+        !matches!(self.state, b'Z' | b'X' | b'x') || self.is_headless()
+    }
+
+    /// The first thread has ended and others have not: the process lives on in them, and is a zombie to look at.
+    fn is_headless(&self) -> bool {
+        self.state == b'Z' && self.threads > 1
+    }
+
+    /// The same with the state and the memory of a thread that lives, where the first one shows neither any more.
+    fn completed(self) -> Stat {
+        if !self.is_headless() {
+            return self;
+        }
+        match living_thread(self.pid) {
+            Some((_, Stat { state, vm_bytes, rss_bytes, .. })) => Stat { state, vm_bytes, rss_bytes, ..self },
+            None => self,
+        }
     }
 }
 
@@ -53,7 +69,7 @@ impl Gauge {
     pub fn stat(&self) -> Option<Stat> {
         let mut buffer = [0; STAT_BYTES];
         let read = self.stat.read_at(&mut buffer, 0).ok()?;
-        parse_stat(&buffer[..read], page_bytes()).map(|found| Stat { pid: self.pid, ..found })
+        parse_stat(&buffer[..read], page_bytes()).map(|found| Stat { pid: self.pid, ..found }.completed())
     }
 
     /// Whether it has no child, not even a dead one.
@@ -66,9 +82,24 @@ impl Gauge {
 const STAT_BYTES: usize = 2048;
 
 pub fn stat(pid: i32) -> Option<Stat> {
+    stat_at(&format!("/proc/{pid}")).map(|found| Stat { pid, ..found }.completed())
+}
+
+/// What the folder of a process, or of a thread, says.
+fn stat_at(folder: &str) -> Option<Stat> {
     let mut buffer = [0; STAT_BYTES];
-    let text = read(&format!("/proc/{pid}/stat"), &mut buffer)?;
-    parse_stat(text, page_bytes()).map(|found| Stat { pid, ..found })
+    parse_stat(read(&format!("{folder}/stat"), &mut buffer)?, page_bytes())
+}
+
+/// A thread that lives, by its folder.
+fn living_thread(pid: i32) -> Option<(String, Stat)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let lives = |task: std::fs::DirEntry| {
+        let folder = task.path().display().to_string();
+        let stat = stat_at(&folder).filter(|stat| !matches!(stat.state, b'Z' | b'X' | b'x'))?;
+        Some((folder, stat))
+    };
+    tasks.flatten().find_map(lives)
 }
 
 fn parse_stat(text: &[u8], page_bytes: u64) -> Option<Stat> {
@@ -140,31 +171,47 @@ pub enum Environ {
     Line(Vec<u8>),
     /// It is not there, or not for us to read.
     Without,
-    /// The process is in the middle of an exec: the old environment is gone, the new one not there yet.
-    InExec,
+    /// The process is in the middle of an exec, the old environment gone and the new one not there yet, or it is ending:
+    /// a later look will tell.
+    NotNow,
 }
 
 /// The line of a process's first environment that begins so.
 pub fn environ(pid: i32, start: &[u8]) -> Environ {
+    let found = environ_at(&format!("/proc/{pid}"), start);
+    if found != Environ::NotNow {
+        return found;
+    }
+    // The first thread may have ended, and with it what it shows.
+    living_thread(pid).map_or(found, |(folder, _)| environ_at(&folder, start))
+}
+
+fn environ_at(folder: &str, start: &[u8]) -> Environ {
     let mut buffer = vec![0; ENVIRON_BYTES];
-    let Some(text) = read(&format!("/proc/{pid}/environ"), &mut buffer) else { return Environ::Without };
-    if text.is_empty() && is_in_exec(pid) {
-        return Environ::InExec;
+    let Some(text) = read(&format!("{folder}/environ"), &mut buffer) else {
+        // One that ends has no memory any more, and its environment is for nobody without capabilities to read.
+        let has_memory = stat_at(folder).is_some_and(|stat| stat.vm_bytes > 0);
+        return if has_memory { Environ::Without } else { Environ::NotNow };
+    };
+    if text.is_empty() && !has_empty_environment(folder) {
+        return Environ::NotNow;
     }
     let line = text.split(|byte| *byte == 0).find(|line| line.starts_with(start));
     line.map_or(Environ::Without, |line| Environ::Line(line.to_vec()))
 }
 
-/// An environment that is empty has an address; one that is still to come has none.
-fn is_in_exec(pid: i32) -> bool {
-    const ENV_END: usize = 51;
+/// An environment that is empty begins and ends at one address. One that is still to come has none yet; and where it
+/// has come since somebody found nothing, it ends after it begins.
+fn has_empty_environment(folder: &str) -> bool {
+    const ENV_START: usize = 50;
     let mut buffer = [0; STAT_BYTES];
-    let text = read(&format!("/proc/{pid}/stat"), &mut buffer);
-    let field = text.and_then(|text| {
+    let text = read(&format!("{folder}/stat"), &mut buffer);
+    let fields = text.and_then(|text| {
         let text = std::str::from_utf8(text.get(text.iter().rposition(|byte| *byte == b')')? + 2..)?).ok()?;
-        text.split_ascii_whitespace().nth(ENV_END - 3)
+        let mut fields = text.split_ascii_whitespace().skip(ENV_START - 3);
+        Some((fields.next()?, fields.next()?))
     });
-    field == Some("0")
+    fields.is_some_and(|(start, end)| start == end && end != "0")
 }
 
 /// The children of all threads of a process.

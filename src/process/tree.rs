@@ -67,7 +67,7 @@ impl Marks {
             // Jobs of a shell that have cleared their environment may be older than the command, and nothing else.
             Environ::Without if by_uid && !(others.has_shell && self.is_older(stat)) => Whose::Own,
             Environ::Line(_) | Environ::Without => Whose::Other,
-            Environ::InExec => Whose::Unknown,
+            Environ::NotNow => Whose::Unknown,
         }
     }
 

@@ -2,6 +2,7 @@
  *
  * cc -O1 -o hostile hostile.c -lrt */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/ipc.h>
 #include <sys/mman.h>
@@ -309,6 +311,37 @@ static int key(void) {
     return 0;
 }
 
+static void *sleep_on(void *seconds) {
+    sleep((long)seconds);
+    exit(0);
+}
+
+static void *take_on(void *mib) {
+    take_memory((long)mib);
+    sleep(600);
+    exit(0);
+}
+
+/* headless left PATH|memory MIB: a process whose first thread has ended, so that it looks dead: one that is left behind
+   and has a lock on the file, in which its number is, or this one, which takes memory. */
+static int headless(void) {
+    pthread_t thread;
+    int is_left = !strcmp(text(2), "left");
+    if (is_left) {
+        int fd = open(text(3), O_CREAT | O_RDWR, 0666);
+        flock(fd, LOCK_EX);
+        if (fork()) {
+            usleep(100 * 1000);
+            _exit(0);
+        }
+        setsid(), close(0), close(1), close(2);
+        dprintf(fd, "%d", getpid());
+    }
+    pthread_create(&thread, 0, is_left ? sleep_on : take_on, (void *)(long)(is_left ? 600 : number(3)));
+    syscall(SYS_exit, 0);
+    return 0;
+}
+
 /* fill FOLDER SECONDS: files without end, through a descriptor of the folder. */
 static int fill(void) {
     int folder = open(text(2), O_PATH | O_DIRECTORY);
@@ -406,7 +439,7 @@ int main(int count, char **all) {
         {"sibling", sibling}, {"sibling_chain", sibling_chain}, {"stopper", stopper}, {"stop_loop", stop_loop},
         {"stop_all", stop_all},
         {"touch", touch}, {"frame", frame}, {"ghost", ghost}, {"leave", leave}, {"find", find}, {"key", key},
-        {"keyrings", keyrings},
+        {"keyrings", keyrings}, {"headless", headless},
         {"fill", fill}, {"unexeced", unexeced}, {"flood", flood}, {"memory", memory}, {"automount", automount},
     };
     words = count, word = all;

@@ -17,6 +17,7 @@ mod chaos;
 mod descriptors;
 mod framed;
 mod hanging;
+mod headless;
 mod held;
 mod info;
 mod leftovers;

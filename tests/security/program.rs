@@ -23,7 +23,7 @@ impl Hostile {
         // The manifest's folder of a copy is told at run time.
         let source = std::env::var("CARGO_MANIFEST_DIR")
             .map_or_else(|_| source.to_owned(), |root| format!("{root}/tests/security/hostile.c"));
-        let built = Command::new("cc").args(["-O1", "-w", "-o", &path, &source, "-lrt"]).output().unwrap();
+        let built = Command::new("cc").args(["-O1", "-w", "-o", &path, &source, "-lrt", "-lpthread"]).output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         Hostile { folder, path }
     }

@@ -80,7 +80,7 @@ fn look(policy: &Policy, ranges: &[(u32, u32)]) -> Vec<Found> {
 fn kind(pid: i32, acts: bool, ranges: &[(u32, u32)]) -> Kind {
     match proc::environ(pid, SESSION_MARK) {
         Environ::Without if !acts => Kind::Stranger,
-        Environ::InExec if !acts => Kind::Unknown,
+        Environ::NotNow if !acts => Kind::Unknown,
         _ if is_below_a_daemon(pid, ranges) => Kind::Neighbour,
         _ => Kind::Survivor,
     }
